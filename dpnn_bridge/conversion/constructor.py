@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from functools import cache
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
 from dpnn_bridge.base.display import shortened
+
+#: ``Union[int, str]`` and ``int | str``
+_UNIONS = (Union, UnionType)
 
 
 def constructor_parameters(module_class: type) -> list[inspect.Parameter]:
@@ -43,13 +47,33 @@ def is_required(module_class: type, name: str) -> bool:
 
 
 @cache
-def takes_number(module_class: type, name: str) -> bool:
-    """Return whether an argument of a constructor is annotated as a number or as numbers in a tuple."""
+def takes_number(module_class: type, name: str, several: bool) -> bool:
+    """Return whether an argument of a constructor is annotated as a number or as numbers in a tuple.
+
+    Args:
+        module_class: the class.
+        name: the argument.
+        several: whether its value is a tuple, so that an annotation such as ``str | tuple[int, int]`` means numbers.
+    """
     for base in module_class.__mro__:
         if name in inspect.signature(base.__init__).parameters:  # type: ignore[misc]
-            hint = get_type_hints(base.__init__).get(name)  # type: ignore[misc]
-            return {get_origin(kind) or kind for kind in get_args(hint) or [hint]} <= {int, float, NoneType, tuple}
+            try:
+                hint = get_type_hints(base.__init__).get(name)  # type: ignore[misc]
+            except Exception:  # a name that is imported for type checkers only
+                return False
+            union = get_args(hint) if get_origin(hint) in _UNIONS else [hint]
+            kinds = {kind for member in union if not (several and member is str) for kind in _kinds(member)}
+            return bool(kinds) and kinds <= {int, float, NoneType, ...}
     return False
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """Yield the types in the unions and tuples of an annotation."""
+    if get_origin(hint) in (*_UNIONS, tuple):
+        for inner in get_args(hint):
+            yield from _kinds(inner)
+    else:
+        yield hint
 
 
 def _without_self(module_class: type) -> list[inspect.Parameter]:

@@ -127,12 +127,12 @@ class LuaClass(Hooks):
             if argument is not None:
                 arguments[argument] = has_tensor(obj, name)
         for names, attribute in cls.scalars.items():
-            are_sizes = isinstance(names, tuple)
-            found = {name: cls.scalar(obj, name) for name in (names if are_sizes else (names,))}
+            several = isinstance(names, tuple)
+            found = {name: cls.scalar(obj, name) for name in (names if several else (names,))}
             for name, value in found.items():
-                if isinstance(value, _NO_NUMBERS) and (are_sizes or takes_number(torch_types(cls)[0], attribute)):
+                if isinstance(value, _NO_NUMBERS) and takes_number(torch_types(cls)[0], attribute, several):
                     raise TypeError(f"expected a number in field {name!r}, found {type(value).__name__}")
-            arguments[attribute] = tuple(map(found.get, names)) if are_sizes else found[names]
+            arguments[attribute] = tuple(map(found.get, names)) if several else found[names]
         if cls.indexed:
             arguments["index_base"] = ctx.index_base
         return arguments

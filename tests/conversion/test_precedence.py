@@ -15,6 +15,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import LuaClass, lua_class, to_lua
 from dpnn_bridge.conversion import Options, convert_object, registry
+from dpnn_bridge.conversion.constructor import takes_number
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClassError
 from dpnn_bridge.files import load_with_report
@@ -343,3 +344,21 @@ def test_an_object_that_no_class_of_its_name_accepts_has_a_reason() -> None:
         dpnn_bridge.to_torch(sequential(lua("nn.FastLSTM", k=1)))
     assert "modules[1] (nn.FastLSTM): its fields are not those of a known class of this name" in str(caught.value)
     assert "nearest known class" not in str(caught.value)
+
+
+def test_texts_of_a_plugin_are_kept_whatever_the_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
+    @lua_class("my.Resize")
+    class Resize(nn.Module):
+        def __init__(self, mode: str, axes: tuple[str, str]) -> None:
+            super().__init__()
+            self.mode, self.axes = mode, axes
+
+        class Lua(LuaClass):
+            scalars = {"mode": "mode", ("first", "second"): "axes"}
+
+    obj = lua("my.Resize", mode="nearest", first="x", second="y")
+    module = dpnn_bridge.to_torch(obj)
+    assert (module.mode, module.axes) == ("nearest", ("x", "y"))
+    takes_number.cache_clear()
+    monkeypatch.setitem(Resize.__init__.__annotations__, "mode", "OnlyForTypeCheckers")
+    assert dpnn_bridge.to_torch(obj).mode == "nearest"
