@@ -95,16 +95,16 @@ def state_of(path: Path) -> list[tuple[int, ...]]:
         return []
 
 
-def check_unchanged(path: Path, before: list[tuple[int, ...]], name: str) -> None:
+def check_unchanged(path: Path, name: str, before: list[tuple[int, ...]]) -> None:
     """Raise an error if an input may have changed since :func:`state_of` returned ``before``.
 
     Args:
         path: the input.
-        before: its state at the beginning of the conversion.
         name: its name in the message.
+        before: its state at the beginning.
     """
     if state_of(path) != before:
-        raise T7Error(f"{name}: changed while it was converted; nothing was written. Convert it again")
+        raise T7Error(f"{name}: changed while it was read; nothing was written. Try again")
 
 
 def checksum_of(path: Path) -> str:

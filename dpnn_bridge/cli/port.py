@@ -158,7 +158,7 @@ def convert_into(comparison: Comparison, target: Any, force: bool) -> None:
         check_output(target, force)
         before = state_of(Path(model))
         report = comparison.run(network, verify_only=False)
-        check_unchanged(Path(model), before, str(model))
+        check_unchanged(Path(model), str(model), before)
     title = f"{model} into {name}"
     if not report.equal:
         comparison.show(report, title)

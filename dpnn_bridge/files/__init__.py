@@ -15,6 +15,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
+from dpnn_bridge.base.shards import check_unchanged
 from dpnn_bridge.checkpoints.contents import plain_entries, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, candidates, known_also, select
 from dpnn_bridge.compare.precision import check_device
@@ -115,7 +116,10 @@ def load_with_report(
 ) -> tuple[nn.Module, Report]:
     """Load like :func:`load`, and also return the report."""
     with local_file(origin, sha256) as file:
-        return load_local(file, read_source(file), key, options)
+        loaded = load_local(file, read_source(file), key, options)
+        if sha256 is not None:
+            check_unchanged(*file)
+        return loaded
 
 
 def load_local(

@@ -22,7 +22,7 @@ from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.remote import is_url, local_path
-from dpnn_bridge.base.shards import check_unchanged, checksum_of, state_of
+from dpnn_bridge.base.shards import check_unchanged, checksum_of
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
@@ -134,9 +134,6 @@ class _Conversion:
     force: bool
     checksum: bool
 
-    def __post_init__(self) -> None:
-        self._before = state_of(self.file.path)
-
     @property
     def _stores_origin(self) -> bool:
         return self.checksum or self.format.origin_beside
@@ -152,7 +149,7 @@ class _Conversion:
             report = _data_report(found, self.file.name, self.options.key, named_file(value))
             if self.checksum:
                 report.metadata |= {"origin": self._origin(), "written": checksum_of(temporary)}
-            check_unchanged(self.file.path, self._before, self.file.name)
+            check_unchanged(*self.file)
         return report
 
     def write_model(self, contents: tuple[Any, Encoding] | None, rebuilding: Options) -> Report:
@@ -172,7 +169,7 @@ class _Conversion:
                     report.metadata["written"] = checksum_of(path)
                 if origin_of is not None:
                     report.metadata["origin"] = origin_of()
-                check_unchanged(self.file.path, self._before, self.file.name)
+                check_unchanged(*self.file)
 
             export(
                 module,

@@ -22,7 +22,7 @@ from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, location_of, without_query
-from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.base.shards import check_unchanged, shards_of, state_of
 from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import (
@@ -61,10 +61,12 @@ class LocalFile(NamedTuple):
     Attributes:
         path: path of the file: the input itself, or a temporary copy that exists inside the ``with`` block.
         name: name of the input in messages.
+        state: :func:`~dpnn_bridge.base.shards.state_of` the file before its checksum was computed.
     """
 
     path: Path
     name: str
+    state: list[tuple[int, ...]]
 
 
 def name_of(origin: Origin) -> str:
@@ -109,14 +111,17 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
             path = _copy(opened, folder() / _base(name))
+        given, state = path, state_of(path)
         if os.path.isfile(path):  # is_file() raises for a name that is too long
             check_file(path)
             if expected is not None:
                 _check_sum(path, expected, name)
             path = _unpacked(path, folder, name) if unpack else path
+            check_unchanged(given, name, state)
         if unpack and path != origin:
             path = _with_suffix(path)
-        yield LocalFile(path, name)
+            state = state_of(path)
+        yield LocalFile(path, name, state)
 
 
 def _base(name: str) -> str:

@@ -295,3 +295,22 @@ def test_a_thread_keeps_a_file_system_for_writing_until_fsspec_makes_another() -
     assert remote._own_store("memory://other")[0] is first
     type(first).clear_instance_cache()  # an equal one may stand for another server
     assert remote._own_store("memory://other")[0] is not first
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_that_changes_after_its_checksum_is_refused(
+    compressed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "m.t7", tmp_path / "other.t7"
+    for file in (path, other):
+        dpnn_bridge.write_t7(file, torch.nn.Linear(2, 2))
+        file.write_bytes(gzip.compress(file.read_bytes()) if compressed else file.read_bytes())
+    check = origin._check_sum
+
+    def check_and_change(file: Path, *arguments: Any) -> None:
+        check(file, *arguments)
+        other.replace(path)
+
+    monkeypatch.setattr(origin, "_check_sum", check_and_change)
+    with pytest.raises(T7Error, match="changed while it was read"):
+        dpnn_bridge.load(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -322,7 +322,7 @@ def test_an_input_that_changes_meanwhile_is_one_error(how: str, name: str, check
         if step.startswith("writing"):
             files[1].replace(files[0]) if how == "replaced" else files[0].write_bytes(files[1].read_bytes())
 
-    with pytest.raises(T7Error, match="changed while it was converted"):
+    with pytest.raises(T7Error, match="changed while it was read"):
         convert(files[0], tmp_path / name, checksum=checksum, progress=change)
     assert not (tmp_path / name).exists()
     convert(files[0], tmp_path / name, checksum=checksum)

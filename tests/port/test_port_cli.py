@@ -86,7 +86,7 @@ def test_a_model_that_changes_meanwhile_is_one_error(
     model.write_bytes(LENET.read_bytes())
     monkeypatch.setattr(dpnn_bridge.files, "load", change)
     done = convert(model, out, "--into", f"{network}:Net")
-    assert (done.exit_code, "changed while it was converted" in done.output) == (3, True)
+    assert (done.exit_code, "changed while it was read" in done.output) == (3, True)
     assert not out.exists()
 
 
