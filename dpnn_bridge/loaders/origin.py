@@ -117,7 +117,8 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             if expected is not None:
                 _check_sum(path, expected, name)
             path = _unpacked(path, folder, name) if unpack else path
-            check_unchanged(given, name, state)
+            if expected is not None:
+                check_unchanged(given, name, state)
         if unpack and path != origin:
             path = _with_suffix(path)
             state = state_of(path)
