@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FIXTURES
 from formula import DOUBLE, agree, converted, leaf, lua, random
 from torch import nn
 
+import dpnn_bridge
 from dpnn_bridge.conversion import to_lua, to_torch
-from dpnn_bridge.modules.nn.linear import Cosine, Euclidean
+from dpnn_bridge.modules.nn.linear import Cosine, Euclidean, PartialLinear
 from dpnn_bridge.modules.nn.normalization import Normalize
 from dpnn_bridge.modules.nn.padding import Padding
 from dpnn_bridge.modules.nn.pairwise import PairwiseDistance
@@ -154,3 +156,13 @@ def test_second_derivatives_are_those_of_the_gradient(module: nn.Module) -> None
     paired = isinstance(module, PairwiseDistance)
     inputs = (leaf(2, 3), leaf(2, 3, seed=1)) if paired else (leaf(2, 3),)
     torch.autograd.gradgradcheck(lambda *x: module.double()(list(x) if paired else x[0]), inputs)
+
+
+def test_a_partial_linear_layer_is_traced() -> None:
+    """torch.jit.trace refuses a module with one buffer under two names, as Torch7 stores the partition."""
+    module = dpnn_bridge.load(FIXTURES / "nn" / "nn.PartialLinear" / "PartialLinear__full__double_train.t7")
+    assert isinstance(module, PartialLinear)
+    input = torch.ones(2, module.weight.shape[1], dtype=module.weight.dtype)
+    torch.testing.assert_close(torch.jit.trace(module, input)(input), module(input))
+    written = to_lua(module)
+    assert written["partition"] is written["allcolumns"], "as in Torch7"

@@ -221,7 +221,7 @@ class PartialLinear(nn.Module):
         self.network, self.out_features = network, out_features
         self.bias = nn.Parameter(torch.zeros(1, out_features, device=device)) if bias else None
         self.register_buffer("all_columns", torch.arange(1.0, out_features + 1, device=device))
-        self.register_buffer("partition", self.all_columns)
+        self.register_buffer("partition", self.all_columns.clone())  # torch.jit.trace refuses one buffer twice
 
     @property
     def weight(self) -> Tensor:
@@ -234,8 +234,8 @@ class PartialLinear(nn.Module):
         return F.linear(input, rows_at(self.weight, columns, 1), bias)
 
     class Lua(LuaClass):
-        computed_fields = ("network", "inputsize", "outputsize")
-        tensors = {"bias": "bias", "allcolumns": "all_columns", "partition": "partition"}
+        computed_fields = ("network", "inputsize", "outputsize", "allcolumns")
+        tensors = {"bias": "bias", "partition": "partition"}
         scratch = ("buffer", "addBuffer")
 
         @classmethod
@@ -243,6 +243,7 @@ class PartialLinear(nn.Module):
             network = ctx.to_torch(obj["network"], "network")
             assert isinstance(network, nn.Sequential)
             module = PartialLinear(network, int(obj["outputsize"]), bias=has_tensor(obj, "bias"))
+            module.all_columns = module.all_columns.to(module.weight.dtype)
             module.partition = module.partition[: obj["partition"].size]
             return module
 
@@ -250,7 +251,8 @@ class PartialLinear(nn.Module):
         def to_lua(cls, module: PartialLinear, ctx: LuaContext) -> dict[str, Any]:
             outputs, inputs = module.weight.shape
             fields = super().to_lua(module, ctx)
-            if module.partition is module.all_columns:
+            fields["allcolumns"] = ctx.typed_constant(module.all_columns, module)
+            if torch.equal(module.partition, module.all_columns):
                 fields["partition"] = fields["allcolumns"]
             return {**fields, "inputsize": inputs, "outputsize": outputs, "network": ctx.to_lua(module.network)}
 
