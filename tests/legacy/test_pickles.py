@@ -264,7 +264,7 @@ def test_an_id_that_is_no_storage_is_refused(part: bytes, other: bytes, tmp_path
     elements = struct.pack("<q2f", 2, 3.0, -1.0)
     (tmp_path / "x.pth").write_bytes(old_format(LINEAR.replace(part, other), ["a"], elements))
     with pytest.raises(NotT7Error, match="the pickle contains a storage"):
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
 
 
 #: offset, sizes and strides of the weight, and those that no tensor has
@@ -286,7 +286,7 @@ def test_a_view_has_sizes(view: str, tmp_path: Path) -> None:
     pickled = LINEAR.replace(VIEW, VIEWS[view])
     (tmp_path / "x.pth").write_bytes(old_format(pickled, ["a"], struct.pack("<q2f", 2, 3.0, -1.0)))
     with pytest.raises(T7FormatError, match="expected a size, found"):
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
 
 
 @both
@@ -303,10 +303,10 @@ def test_elements_in_another_byte_order_are_refused(order: str, zipped: bool, tm
         tail = pickle.dumps(["a"], 2) + struct.pack("<q", 2) + elements
         (tmp_path / "x.pth").write_bytes(head + LINEAR + tail)
     if order == "little":
-        assert read(LocalFile(tmp_path / "x.pth", "x.pth"))["weight"].numpy().tolist() == [[3.0, -1.0]]
+        assert read(LocalFile(tmp_path / "x.pth", "x.pth", []))["weight"].numpy().tolist() == [[3.0, -1.0]]
     else:
         with pytest.raises(T7FormatError, match="another byte order"):
-            read(LocalFile(tmp_path / "x.pth", "x.pth"))
+            read(LocalFile(tmp_path / "x.pth", "x.pth", []))
 
 
 COLLIDING = [i * (2**61 - 1) + 7 for i in range(20_000)]  # hashes of numbers have no secret: these have one
@@ -325,7 +325,7 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
     (tmp_path / "x.pth").write_bytes(old_format(pickled, []) + b"torch.legacy.nn")
     start = time.process_time()
     with pytest.raises(NotT7Error, match=r"keys that are not strings|an opcode that creates objects"):
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
     assert time.process_time() - start < 2
 
 
@@ -364,7 +364,7 @@ def test_what_is_small_in_a_pickle_stays_small(body: bytes, tmp_path: Path) -> N
     )
     start = time.process_time()
     with pytest.raises(T7Error) as raised:
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
     assert len(str(raised.value)) < 500
     assert time.process_time() - start < 2
 
@@ -392,7 +392,7 @@ def test_an_opcode_that_no_model_needs_is_refused(opcode: str, tmp_path: Path) -
     copyreg.add_extension("collections", "OrderedDict", 0xF0)
     try:
         with pytest.raises(NotT7Error, match="an opcode that creates objects"):
-            read(LocalFile(tmp_path / "x.pth", "x.pth"))
+            read(LocalFile(tmp_path / "x.pth", "x.pth", []))
     finally:
         copyreg.remove_extension("collections", "OrderedDict", 0xF0)
 
@@ -400,7 +400,7 @@ def test_an_opcode_that_no_model_needs_is_refused(opcode: str, tmp_path: Path) -
 def test_a_field_does_not_name_the_class(tmp_path: Path) -> None:
     body = b"\x80\x02ctorch.legacy.nn\nTanh\n)\x81}X\x04\0\0\0kind" + TWICE + b"sb."
     (tmp_path / "x.pth").write_bytes(old_format(body, []))
-    assert read(LocalFile(tmp_path / "x.pth", "x.pth")).class_name == "nn.Tanh"
+    assert read(LocalFile(tmp_path / "x.pth", "x.pth", [])).class_name == "nn.Tanh"
 
 
 NESTED = {
@@ -414,7 +414,7 @@ NESTED = {
 @pytest.mark.parametrize("kind", NESTED)
 def test_nesting_takes_no_stack(kind: str, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(old_format(b"\x80\x02" + NESTED[kind] + b".", []) + b"torch.legacy.nn")
-    value, levels = read(LocalFile(tmp_path / "x.pth", "x.pth")), 0
+    value, levels = read(LocalFile(tmp_path / "x.pth", "x.pth", [])), 0
     while isinstance(value, (LuaTable, LuaObject)):
         value, levels = next(iter(value.values()), None), levels + 1
     assert levels >= DEPTH

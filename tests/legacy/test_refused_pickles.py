@@ -48,7 +48,7 @@ def test_calls_objects_states_and_names_are_refused(body: bytes, what: str, tmp_
     pickled = b"\x80\x04" + body + b"."
     (tmp_path / "x.pth").write_bytes(old_format(pickled, ["a"], struct.pack("<q", 2) + ELEMENTS))
     with pytest.raises(NotT7Error) as raised:
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
     assert str(raised.value).startswith(f"x.pth: the pickle contains {what}")
     assert len(str(raised.value)) < 400
 
@@ -57,7 +57,7 @@ def test_a_view_has_as_many_strides_as_sizes(tmp_path: Path) -> None:
     pickled = LINEAR.replace(VIEW, b"K\0K\x01K\x02\x86K\x01\x85tR")
     (tmp_path / "x.pth").write_bytes(old_format(pickled, ["a"], struct.pack("<q", 2) + ELEMENTS))
     with pytest.raises(T7FormatError, match="expected a tensor of a storage, sizes and strides"):
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
 
 
 def test_a_storage_does_not_reach_into_the_next_record(tmp_path: Path) -> None:
@@ -65,11 +65,11 @@ def test_a_storage_does_not_reach_into_the_next_record(tmp_path: Path) -> None:
         for name, content in {"data.pkl": LINEAR, "data/a": ELEMENTS[:-4], "data/b": bytes(64)}.items():
             archive.writestr(f"x/{name}", content)
     with pytest.raises(T7FormatError, match="the storage 'a' is truncated"):
-        read(LocalFile(tmp_path / "x.pth", "x.pth"))
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
 
 
 def test_a_field_has_a_name(tmp_path: Path) -> None:
     pickled = b"\x80\x02ctorch.legacy.nn\nX\n)\x81}(K\1K\2X\1\0\0\0aK\3ub."
     (tmp_path / "x.pth").write_bytes(old_format(pickled, []))
-    found = read(LocalFile(tmp_path / "x.pth", "x.pth"))
+    found = read(LocalFile(tmp_path / "x.pth", "x.pth", []))
     assert {name for name in found if name in (1, "a")} == {"a"}
