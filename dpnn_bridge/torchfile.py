@@ -152,13 +152,14 @@ class _Values:
         self.lists, self.ints, self.utf8 = use_list_heuristic, use_int_heuristic, utf8_decode_strings
         self.done: dict[int, Any] = {}
         self.alive: list[Any] = []
-        self._to_fill: list[Callable[[], None]] = []
+        self._to_fill: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
 
     def value(self, value: Any) -> Any:
         """Convert a value with all values in it, without recursion: new tables and objects are filled later."""
         converted = self._start(value)
         while self._to_fill:
-            self._to_fill.pop()()
+            fill, target, source = self._to_fill.pop()
+            fill(target, source)
         return converted
 
     def _start(self, value: Any) -> Any:
@@ -192,8 +193,11 @@ class _Values:
         if value.class_name == "tds.Hash" and isinstance(value.payload, LuaTable):
             return self._entries(value.payload)
         obj = TorchObject(_bytes(value.class_name), version_number=value.version)
-        self._to_fill.append(lambda: setattr(obj, "_obj", self._start(value.payload)))
+        self._to_fill.append((self._fill_object, obj, value))
         return obj
+
+    def _fill_object(self, obj: TorchObject, source: LuaObject) -> None:
+        obj._obj = self._start(source.payload)
 
     def _table(self, table: LuaTable) -> Any:
         array = table.as_list()
@@ -203,20 +207,22 @@ class _Values:
 
     def _list(self, array: list[Any]) -> list[Any]:
         listed: list[Any] = []
-        self._to_fill.append(lambda: listed.extend(map(self._start, array)))
+        self._to_fill.append((self._fill_list, listed, array))
         return listed
+
+    def _fill_list(self, listed: list[Any], array: list[Any]) -> None:
+        listed.extend(map(self._start, array))
 
     def _entries(self, table: LuaTable) -> hashable_uniq_dict:
         entries = hashable_uniq_dict()
-
-        def fill() -> None:
-            for key, value in table.items():
-                name = self._start(key)
-                # tuples (functions) and lists are not compared by identity, and arrays have no hash
-                entries[key if isinstance(name, (list, tuple, np.ndarray)) else name] = self._start(value)
-
-        self._to_fill.append(fill)
+        self._to_fill.append((self._fill_entries, entries, table))
         return entries
+
+    def _fill_entries(self, entries: hashable_uniq_dict, table: LuaTable) -> None:
+        for key, value in table.items():
+            name = self._start(key)
+            # tuples (functions) and lists are not compared by identity, and arrays have no hash
+            entries[key if isinstance(name, (list, tuple, np.ndarray)) else name] = self._start(value)
 
 
 def _bytes(text: str) -> bytes:

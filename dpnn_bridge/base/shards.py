@@ -104,7 +104,7 @@ def check_unchanged(path: Path, name: str, before: list[tuple[int, ...]]) -> Non
         before: its state at the beginning.
     """
     if state_of(path) != before:
-        raise T7Error(f"{name}: changed while it was read; nothing was written. Try again")
+        raise T7Error(f"{name}: changed while it was read; try again")
 
 
 def checksum_of(path: Path) -> str:

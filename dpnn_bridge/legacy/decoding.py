@@ -128,10 +128,6 @@ class _Place(NamedTuple):
     key: Any = None
     in_module: bool = False
 
-    def at(self, key: Any) -> _Place:
-        """Return the place of an entry."""
-        return _Place(self, key, self.in_module)
-
     @property
     def path(self) -> list[Any]:
         """The keys that lead to the value; of more than 100 only the last ones."""
@@ -158,7 +154,7 @@ class Decoder:
         self.unknown_classes, self.lists, self.ints = unknown_classes, lists, ints
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
-        self._to_fill: list[Callable[[], None]] = []
+        self._to_fill: list[tuple[Callable[..., None], Any, Any, _Place]] = []
 
     @wrap_errors(ConversionError, "loading")
     def decode(self, root: Any) -> Any:
@@ -171,21 +167,22 @@ class Decoder:
         self._context.sharing = Views()
         value = self._start(root, _Place())
         while self._to_fill:
-            count = len(self._to_fill) - 1
-            self._to_fill.pop()()
+            fill, target, source, place = self._to_fill.pop()
+            count = len(self._to_fill)
+            fill(target, source, place)
             self._to_fill[count:] = reversed(self._to_fill[count:])  # in the order of the file
         self._context.finish()
         return value
 
-    def _start(self, value: Any, place: _Place) -> Any:
-        """Convert a value, except for the content of lists and objects, which is added to ``_to_fill``."""
+    def _start(self, value: Any, place: _Place, *key: Any) -> Any:
+        """Convert a value at a place, or at a key in it; the content of lists and objects is converted later."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return value if self.ints else float(value)
         if not isinstance(value, (LuaTable, LuaObject, LuaTensor, LuaStorage, Function)):
             return value
         if id(value) not in self._done:
             self._alive.append(value)
-            self._done[id(value)] = self._new(value, place)
+            self._done[id(value)] = self._new(value, _Place(place, key[0], place.in_module) if key else place)
         return self._done[id(value)]
 
     def _new(self, value: Any, place: _Place) -> Any:
@@ -199,7 +196,7 @@ class Decoder:
                 wrap_storage=elements.untyped_storage(), dtype=elements.dtype, _internal=True
             )
         if isinstance(value, Function):
-            return LuaFunction(len(value.bytecode), value.bytecode, self._start(value.upvalues, place.at("upvalues")))
+            return LuaFunction(len(value.bytecode), value.bytecode, self._start(value.upvalues, place, "upvalues"))
         if value.class_name in ("tds.Vec", "tds.Hash") and isinstance(value.payload, LuaTable):
             return self._start(value.payload, place)
         return self._object(value, place)
@@ -213,17 +210,19 @@ class Decoder:
         array = table.as_list()
         if self.lists and self.ints and len(array) == len(table):
             listed: list[Any] = []
-            self._to_fill.append(lambda: listed.extend(self._start(v, place.at(i)) for i, v in enumerate(array, 1)))
+            self._to_fill.append((self._fill_list, listed, array, place))
             return listed
         entries = hashable_uniq_dict()
-
-        def fill() -> None:
-            for key, value in table.items():
-                name = self._start(key, place)
-                entries[key if isinstance(name, (list, tuple)) else name] = self._start(value, place.at(key))
-
-        self._to_fill.append(fill)
+        self._to_fill.append((self._fill_dict, entries, table, place))
         return entries
+
+    def _fill_list(self, listed: list[Any], array: list[Any], place: _Place) -> None:
+        listed.extend(self._start(value, place, i) for i, value in enumerate(array, 1))
+
+    def _fill_dict(self, entries: dict[Any, Any], table: LuaTable, place: _Place) -> None:
+        for key, value in table.items():
+            name = self._start(key, place)
+            entries[key if isinstance(name, (list, tuple)) else name] = self._start(value, place, key)
 
     def _object(self, obj: LuaObject, place: _Place) -> Any:
         if is_module(obj) and not place.in_module:
@@ -232,21 +231,23 @@ class Decoder:
             place = place._replace(in_module=True)
         in_legacy = obj.class_name.startswith("nn.") and obj.class_name[3:] in nn.CLASSES
         supported = in_legacy or (not self.unknown_classes and registry.find(obj) is not None)
-        header = tuple(self._start(h, place) for h in obj.header)
         if not is_module(obj) or not supported:
+            header = tuple(self._start(h, place) for h in obj.header)
             torch_object = TorchObject(obj.class_name, None, obj.version, header)
-            self._to_fill.append(lambda: torch_object.__dict__.update(_obj=self._start(obj.payload, place)))
+            self._to_fill.append((self._fill_torch_object, torch_object, obj, place))
             return torch_object
         cls = class_of(obj)
         module = cls.__new__(cls)
-        self._to_fill.append(lambda: self._fill(module, obj, header, place))
+        self._to_fill.append((self._fill_module, module, obj, place))
         return module
 
-    def _fill(self, module: LegacyObject, obj: LuaObject, header: tuple[Any, ...], place: _Place) -> None:
-        """Set the attributes of a module."""
+    def _fill_torch_object(self, torch_object: TorchObject, obj: LuaObject, place: _Place) -> None:
+        torch_object.__dict__["_obj"] = self._start(obj.payload, place)
+
+    def _fill_module(self, module: LegacyObject, obj: LuaObject, place: _Place) -> None:
         for key, entry in fields.to_legacy(module._legacy_class, dict(obj.items())).items():
             is_size = isinstance(entry, tuple)
-            module.__dict__[key] = torch.Size(entry) if is_size else self._start(entry, place.at(key))
+            module.__dict__[key] = torch.Size(entry) if is_size else self._start(entry, place, key)
         _reshape_weights(module)
         upgraded = obj.version < 2 and _upgraded(module)
         if isinstance(module.__dict__.get("_type"), str):
@@ -255,8 +256,8 @@ class Decoder:
             )
         if obj.version != class_version(obj) and not upgraded:
             module.__dict__["_version"] = obj.version
-        if header:
-            module.__dict__["_header"] = header
+        if obj.header:
+            module.__dict__["_header"] = tuple(self._start(h, place) for h in obj.header)
 
 
 def _upgraded(module: LegacyObject) -> bool:

@@ -160,9 +160,11 @@ def test_second_derivatives_are_those_of_the_gradient(module: nn.Module) -> None
 
 def test_a_partial_linear_layer_is_traced() -> None:
     """torch.jit.trace refuses a module with one buffer under two names, as Torch7 stores the partition."""
-    module = dpnn_bridge.load(FIXTURES / "nn" / "nn.PartialLinear" / "PartialLinear__full__double_train.t7")
+    path = FIXTURES / "nn" / "nn.PartialLinear" / "PartialLinear__full__double_train.t7"
+    module = dpnn_bridge.load(path, key="module")
     assert isinstance(module, PartialLinear)
     input = torch.ones(2, module.weight.shape[1], dtype=module.weight.dtype)
-    torch.testing.assert_close(torch.jit.trace(module, input)(input), module(input))
+    traced: Any = torch.jit.trace(module, input)
+    torch.testing.assert_close(traced(input), module(input))
     written = to_lua(module)
     assert written["partition"] is written["allcolumns"], "as in Torch7"
