@@ -211,3 +211,12 @@ def test_the_process_inherits_no_variable_no_file_and_no_module(
     status = (tmp_path / "secret").stat()
     assert [status.st_dev, status.st_ino] not in files
     assert folder == "/"
+
+
+@linux
+def test_a_new_sandbox_computes_gradients() -> None:
+    """Other tests fork sandboxes from a process that has imported all that autograd imports at its first use."""
+    code = "require 'nn' local l = nn.Tanh() l:forward(torch.zeros(2)) return l:backward(torch.zeros(2), torch.ones(2))"
+    bridge = LuaBridge(sandbox=True)
+    assert bridge.execute(code).tolist() == [1, 1]
+    bridge.close()
