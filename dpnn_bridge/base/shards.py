@@ -91,7 +91,7 @@ def state_of(path: Path) -> list[tuple[int, ...]]:
     try:
         files = [path, *(shards_of(path) if path.name.endswith(INDEX) else ())]
         return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
-    except (OSError, T7FormatError):  # the reader reports the error
+    except (OSError, ValueError, T7FormatError):  # the reader reports the error, such as a null byte in the name
         return []
 
 
