@@ -73,6 +73,22 @@ def without_dataclasses(value: Any) -> Any:
     return [without_dataclasses(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+def as_table(value: Any) -> Any:
+    """Return an output with the structure that it has when it is read from a fixture.
+
+    A Lua table contains no None, and lists are tables with the keys 1, 2, …: ``(None, x)`` is returned as ``{2: x}``,
+    ``(x, None)`` and ``{1: x}`` as ``[x]``; dataclasses as by :func:`fields_of`.
+    """
+    value = fields_of(value)
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value, 1))
+    if not isinstance(value, dict):
+        return value
+    entries = {k: as_table(v) for k, v in value.items() if v is not None}
+    numbered = range(1, len(entries) + 1)
+    return [entries[i] for i in numbered] if all(i in entries for i in numbered) else entries
+
+
 def leaves(value: Any) -> Iterator[Any]:
     """Yield the tensors and numbers of a nested value in order."""
     if isinstance(value, (list, tuple)):

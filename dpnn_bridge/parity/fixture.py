@@ -19,7 +19,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
-from dpnn_bridge.compare.nested import backward, cast, require_grad, without_dataclasses
+from dpnn_bridge.compare.nested import as_table, backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.failure import failure_reason
@@ -197,7 +197,7 @@ def call(module: nn.Module, *arguments: Any) -> Any:
         ConversionError: the module cannot run on the input.
     """
     try:
-        return without_dataclasses(module(*arguments))
+        return as_table(module(*arguments))
     except DpnnBridgeError:
         raise
     except Exception as error:

@@ -79,7 +79,7 @@ def record(
         table["module"] = None
     module, inputs = copied(module), nested.require_grad(nested.copied(input))
     with full_precision(), torch.set_grad_enabled(gradients):
-        output = nested.without_dataclasses(module(inputs) if target is None else module(inputs, target))
+        output = nested.as_table(module(inputs) if target is None else module(inputs, target))
         table["output"] = lua_value(nested.map_tensors(_number_or_tensor, output))
         if gradients:
             grad_output = nested.random_like(output) if grad_output is None and target is None else grad_output

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,6 +316,37 @@ def test_outputs_in_a_dataclass_are_recorded_and_compared(tmp_path: Path) -> Non
     table["output"][2] = table["gradInput"]
     with pytest.raises(AssertionError, match="output"):
         parity.assert_parity(WithScores(), table)
+
+
+class Returning(nn.Module):
+    def __init__(self, structure: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.structure = nn.Linear(3, 2), structure
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.structure(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        lambda y: {2: y, 1: y * 2},
+        lambda y: (y, None),
+        lambda y: (None, y, None, y * 2),
+        lambda y: (y, (None, {"a": y, "b": None})),
+    ],
+    ids=["keys of a list", "None at the end", "None between", "nested"],
+)
+def test_outputs_that_a_lua_table_holds_in_another_way_are_compared(
+    tmp_path: Path, structure: Callable[[torch.Tensor], Any]
+) -> None:
+    model = Returning(structure)
+    parity.record(model, torch.ones(2, 3), tmp_path / "m.t7")
+    parity.assert_parity(model, tmp_path / "m.t7")
+    with torch.no_grad():
+        model.layer.weight[0, 0] += 1e-3
+    with pytest.raises(AssertionError, match="output"):
+        parity.assert_parity(model, tmp_path / "m.t7")
 
 
 def test_a_fixture_without_a_module_is_one_error() -> None:
