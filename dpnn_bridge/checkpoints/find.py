@@ -116,6 +116,16 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
     return sorted(found, key=lambda c: (c.is_criterion, _rank(c.path)))
 
 
+def models_in(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -> list[Candidate]:
+    """Return the outermost models in ``root`` without criterions; the criterions if there is no other model.
+
+    Args:
+        root, is_known: as for :func:`candidates`.
+    """
+    found = candidates(root, is_known)
+    return [c for c in found if not c.is_criterion] or found
+
+
 def affordable(root: Any, found: Sequence[Candidate]) -> Sequence[Candidate]:
     """Return the first models of a file whose separate conversions take time linear in the size of the file.
 
@@ -263,15 +273,14 @@ def select(
         if not isinstance(value, LuaObject):
             raise not_at_key(root, key, source, value, is_known)
         return Selection(value, key, [])
-    found = candidates(root, is_known)
-    models = [c for c in found if not c.is_criterion] or found
+    models = models_in(root, is_known)
     if not models:
         raise ModelNotFoundError(contents.without_module(root, source))
     equal = [c for c in models if _rank(c.path) == _rank(models[0].path)]
     if len(equal) > 1:
         if not together or len(equal) > MAX_TOGETHER:
             raise ModelNotFoundError(
-                f"{source}: the file contains several modules; select one with key= (--key). {_listing(found)}"
+                f"{source}: the file contains several modules; select one with key= (--key). {_listing(models)}"
             )
         return Selection(_several(root, equal), "", models[len(equal) :])
     first, *others = models

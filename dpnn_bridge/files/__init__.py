@@ -17,7 +17,7 @@ from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.base.shards import check_unchanged
 from dpnn_bridge.checkpoints.contents import plain_entries, without_module
-from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, candidates, known_also, select
+from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, known_also, models_in, select
 from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
@@ -285,7 +285,7 @@ def model_keys(
     load_plugins(plugins)
     knows = Options(**classes_in_lua(lua, sandbox)).knows
     root = read_t7(path)
-    found = [c for c in candidates(root, known_also(knows)) if not c.is_criterion]
+    found = models_in(root, known_also(knows))
     if not found:
         raise ModelNotFoundError(without_module(root, name_of(path)))
     if len(affordable(root, found)) < len(found):

@@ -19,7 +19,7 @@ from dpnn_bridge.base.shell import shell_file, shell_quoted
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import description, named_file
-from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, candidates, follow, not_at_key
+from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, follow, models_in, not_at_key
 from dpnn_bridge.checkpoints.summary import ENTRIES, Layer, Model, Summary, input_options, lines
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.failure import failure_reason
@@ -103,7 +103,7 @@ def summarize(
             root = follow(root, key)
             if root is None:
                 raise not_at_key(contents[0], key, file.name)
-        all_models = [c for c in candidates(root) if not c.is_criterion]
+        all_models = models_in(root)
         convertible = len(affordable(root, all_models))
         for number, candidate in enumerate(all_models):
             path = _joined(key or "", candidate.key)

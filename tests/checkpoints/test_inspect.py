@@ -279,6 +279,16 @@ def test_the_next_command_has_the_key(tmp_path: Path) -> None:
     assert commands["c"].startswith("json --key c ")
 
 
+@pytest.mark.parametrize(("inside", "margin"), [(False, 1.0), (True, 1.0), (False, "wide"), (True, "wide")])
+def test_criterions_are_the_models_of_a_file_without_other_models(inside: bool, margin: object, tmp_path: Path) -> None:
+    criterion = LuaObject("nn.MarginCriterion", LuaTable({"margin": margin, "sizeAverage": True}))
+    write_t7(tmp_path / "c.t7", LuaTable({"criterion": criterion}) if inside else criterion)
+    [model] = dpnn_bridge.inspect(tmp_path / "c.t7").models  # convert takes it as the model, too
+    assert (model.key, model.is_supported) == ("criterion" * inside, margin == 1)
+    report = dpnn_bridge.convert(tmp_path / "c.t7", tmp_path / "c.pt", allow_unsupported=True)
+    assert report.metadata["modules"] == model.modules == 1
+
+
 def test_a_limit_applies_beside_verbose(tmp_path: Path) -> None:
     write_t7(tmp_path / "m.t7", LuaTable.from_list(range(300)))
     shown = CliRunner().invoke(inspect_command, [str(tmp_path / "m.t7"), "-v", "--limit", "5"]).output
