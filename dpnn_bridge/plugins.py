@@ -26,8 +26,8 @@ _loaded: dict[Path, tuple[str, dict[str, str]]] = {}
 def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
     """Run Python files that register classes with ``@lua_class``.
 
-    Each file runs once, and again after the file, or a file in its folder that it uses, has changed. Its classes stay
-    registered until the process ends.
+    Each file runs once, and again after the file, or a file that it uses (:func:`with_required`), has changed. Its
+    classes stay registered until the process ends.
 
     Returns:
         All registered plugins, beginning with those of earlier calls.

@@ -11,6 +11,7 @@ import os
 import re
 import site
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     """Return files and all files that they may load, recursively.
 
     A file may load every existing file whose name is in a string or an ``import`` statement, including data files.
-    Names are relative to the folders of the files, and to folders whose names are in strings, because the file may add
-    those to ``package.path`` or ``sys.path``. Python files may run Lua files; for Lua files, Python files are data.
+    Names are relative to the folders of the files, to the current folder, and to folders whose names are in strings,
+    because the file may add those to ``package.path`` or ``sys.path``. Python files may run Lua files; for Lua files,
+    Python files are data.
 
     Args:
         paths: Lua or Python files.
@@ -64,6 +66,9 @@ def with_required(paths: Sequence[StrPath], *, python: bool, sandbox: bool = Fal
     queue = [(Path(os.path.realpath(path)), path, _names_in_python if python else _names_in_lua) for path in paths]
     searched = dict.fromkeys(file.parent for file, *_ in queue)
     roots = tuple(searched)
+    if not sandbox:
+        with suppress(OSError):  # the current folder was deleted
+            searched[Path.cwd()] = None
     earlier = dict[tuple[str, _FindNames], None]()  # names in the files that were searched
     tried = 0
 

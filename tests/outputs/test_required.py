@@ -64,6 +64,19 @@ def test_a_name_after_a_package_is_found(tmp_path: Path) -> None:
     assert names_of(tmp_path, b__py="import importlib\nimportlib.import_module('.y', 'lib')") == {"b.py", "y.py"}
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.lua", "dofile('lib/x.lua')"), ("a.py", "open('lib/x.lua')")])
+def test_names_may_be_relative_to_the_current_folder(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lib").mkdir()
+    Path("lib", "x.lua").write_text("")
+    Path("lib", name).write_text(text)
+    for sandbox in (False, True):  # a sandbox reads files of its own folders only
+        found = with_required([Path("lib", name)], python=name.endswith(".py"), sandbox=sandbox)
+        assert {Path(path).name for path in found} == ({name} if sandbox else {name, "x.lua"})
+
+
 def test_a_lua_file_that_a_plugin_runs_may_load_files(tmp_path: Path) -> None:
     assert names_of(tmp_path, a__py="LUA = 'b.lua'", b__lua="require 'c'", c__lua="") == {"a.py", "b.lua", "c.lua"}
 
