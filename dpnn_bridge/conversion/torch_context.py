@@ -132,7 +132,7 @@ class TorchConversion(TorchContext):
         if mapping is None or (registry.is_built_in(mapping) and id(obj) in self.mapped_by):
             return self._placeholder(obj)
         if registry.takes_precedence(mapping, obj.class_name):
-            name = f"{mapping.__module__}.{mapping.__qualname__}"
+            name = registry.mapped_by(mapping)
             self.report.note(f"{obj.class_name}: {name} takes precedence over the built-in mapping")
         in_lua = self._in_lua_count
         try:

@@ -166,6 +166,7 @@ def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None,
     model.unsupported = sorted({c.class_name for c in context.report.unsupported})
     model.reasons = [c.reason for c in context.report.unsupported if c.reason]
     _measure(model, module, example, size)
+    model.notes = context.report.notes + model.notes
     if first:
         _find_inputs(model, module, size, obj)
     return model
