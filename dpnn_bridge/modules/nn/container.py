@@ -200,7 +200,8 @@ class MapTable(SlicedWithArguments):
 
     Args:
         *modules: the module, optionally followed by clones for the second, third, … element. ``forward`` adds missing
-            clones. If the clones do not share parameters, call :meth:`resize` before creating an optimizer.
+            clones. Call :meth:`resize` before creating an optimizer if the clones do not share parameters, and before
+            ``torch.compile(fullgraph=True)``.
         shared: whether the clones share the module's parameters.
 
     Shape:
