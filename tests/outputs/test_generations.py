@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from forkserver import FORKSERVER
 from torch import nn
 
 import dpnn_bridge
@@ -203,20 +204,26 @@ def test_an_old_shard_that_cannot_be_removed_does_no_harm(folder: Path, monkeypa
     assert values(index) == {2.0}
 
 
+def write_often(source: Path, target: Path) -> None:
+    for _ in range(6):
+        convert(source, target, max_shard_size=600, force=True)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts writers with fork")
 def test_of_two_writers_one_wins_whole(folder: Path) -> None:
     index = folder / "out" / INDEX
-    code = "import sys\nfrom dpnn_bridge.files.converting import convert\nfor _ in range(6):\n    "
-    code += "convert(sys.argv[1], 'out/m.safetensors', max_shard_size=600, force=True)"
-    writers = [subprocess.Popen([sys.executable, "-c", code, name], cwd=folder) for name in ("one.t7", "two.t7")]
+    target = folder / "out" / "m.safetensors"
+    writers = [FORKSERVER.Process(target=write_often, args=(folder / name, target)) for name in ("one.t7", "two.t7")]
+    for writer in writers:
+        writer.start()
     seen = []
-    while any(w.poll() is None for w in writers):
+    while any(w.is_alive() for w in writers):
         if index.exists():
             try:
                 seen.append(values(index))
             except dpnn_bridge.errors.T7Error:  # replaced while it was read
                 continue
-    assert [w.returncode for w in writers] == [0, 0]
+    assert [w.exitcode for w in writers] == [0, 0]
     assert all(v in ({1.0}, {2.0}) for v in [*seen, values(index)])
 
 
