@@ -112,9 +112,10 @@ def _status(path: Path, force: bool) -> os.stat_result | None:
         if not force and path.is_symlink():
             raise OutputExistsError(f"{path} is a link to a missing file; choose another name") from None
         if not path.parent.is_dir():
-            raise OutputError(
-                f"cannot write {path}: the folder {path.parent} does not exist; create it first"
-            ) from None
+            reason = f"the folder {path.parent} does not exist; create it first"
+            if path.parent.exists():
+                reason = f"{path.parent} is not a folder; choose another one"
+            raise OutputError(f"cannot write {path}: {reason}") from None
         return None
 
 

@@ -167,8 +167,10 @@ def dask_executor(address: str) -> Iterator[Executor]:
 
     Raises:
         MissingPackageError: dask.distributed is not installed.
-        OptionError: no scheduler answers at the address.
+        OptionError: no scheduler answers at the address, or the address is empty.
     """
+    if not address:  # Dask would start a scheduler
+        raise OptionError("dask= (--dask): the address is empty; pass that of a scheduler, such as tcp://host:8786")
     try:
         from distributed import Client
     except ImportError as e:

@@ -253,6 +253,11 @@ class FolderType(FileType):
     def __init__(self) -> None:
         super().__init__(file_okay=False)
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:  # pathlib would write into the current folder
+            self.fail("the name of the folder is empty; pass a name, or . for the current folder", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 def piped(source: Any) -> Any:
     """Return a value of :class:`SourceType`, or the binary stdin for ``-``."""
@@ -374,7 +379,7 @@ def executor_of(dask: str | None) -> Iterator[Any]:
     """Yield the executor of the option ``--dask``; None without the option."""
     from dpnn_bridge.batch.executors import dask_executor
 
-    with dask_executor(dask) if dask else nullcontext() as executor:
+    with dask_executor(dask) if dask is not None else nullcontext() as executor:
         yield executor
 
 

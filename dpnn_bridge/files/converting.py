@@ -37,6 +37,7 @@ from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
+from dpnn_bridge.outputs.formats import format_of_input
 from dpnn_bridge.outputs.options import ConvertKeywords, ConvertOptions, is_complete, origin_text, shows_options
 from dpnn_bridge.outputs.writing import export, target_of
 from dpnn_bridge.plugins import load_plugins
@@ -313,7 +314,9 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
     Raises:
         T7Error, ConversionError, OptionError: as for :func:`is_converted`.
         VerificationError: ``dst`` has compressed records, which are not read.
+        NotT7Error: no format has the suffix of ``dst``.
     """
+    format_of_input(dst)
     if is_converted(src, dst, **options):
         return ""
     path, format = target_of(dst, None)

@@ -136,7 +136,7 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
     chosen = f"{_key_option(key or '')}{options}"
-    summary.next = [f"dpnn-convert {shell_file(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
+    summary.next = [f"dpnn-convert {_input(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
     return summary
 
 
@@ -262,7 +262,7 @@ def _shortened(text: str) -> str:
 
 def _suggest_commands(summary: Summary, name: str, root: Any, key: str, options: str) -> None:
     """Add the next commands for the entry ``root`` at ``key``; an empty key is the complete file."""
-    quoted, output = shell_file(name), _output(name, ".pt")
+    quoted, output = _input(name), _output(name, ".pt")
     if not summary.models:
         if (other := named_file(root)) is not None:
             summary.next.append(
@@ -297,9 +297,18 @@ def _has_tensors(value: Any) -> bool:
     return False
 
 
+def _input(name: str) -> str:
+    """Return the name of the input for a suggested command: ``-`` for stdin and other open files."""
+    return "-" if _is_open_file(name) else shell_file(name)
+
+
+def _is_open_file(name: str) -> bool:
+    return name.startswith("<") and name.endswith(">")
+
+
 def _output(name: str, suffix: str) -> str:
     """Return the name of an output for a suggested command: the input's name with another suffix, without folder."""
-    stem = PurePath(name.rpartition("/")[2]).name
+    stem = "model" if _is_open_file(name) else PurePath(name.rpartition("/")[2]).name
     for other in (".gz", ".zip", ".xz", ".bz2", *TORCH7, *PICKLED, ".index.json", ".safetensors"):
         stem = stem.removesuffix(other)
     stem = stem or "out"

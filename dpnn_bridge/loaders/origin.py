@@ -161,7 +161,7 @@ def _digits(checksum: str) -> str:
 def _check_sum(path: Path, expected: str, name: str) -> None:
     actual = sha256_of(path)
     if actual != expected:
-        raise VerificationError(f"{name}: its SHA-256 is {actual}, expected {expected}")
+        raise VerificationError(f"{name}: its SHA-256 is {actual}, expected {expected}; {COPY_AGAIN}")
 
 
 def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:

@@ -26,7 +26,7 @@ from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.modules.several import Models, tensors_at
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
-from dpnn_bridge.outputs.formats import format_of
+from dpnn_bridge.outputs.formats import format_of_input
 from dpnn_bridge.outputs.py.calls import literal
 from dpnn_bridge.outputs.py.settings import Pair, constants
 from dpnn_bridge.outputs.verification import traceable
@@ -64,10 +64,11 @@ def compare_converted(
         modes: name of each module of the model -> whether it was saved in training mode.
 
     Raises:
+        NotT7Error: no format has the suffix of the file.
         ConversionError: the file contains no model, cannot be loaded, or the model cannot run on the input.
     """
     path = Path(path)
-    format = format_of(path)
+    format = format_of_input(path)
     if not format.models:
         raise ConversionError(
             f"{path}: {format.suffix} stores data, but the other file contains a model; pass two files that contain "

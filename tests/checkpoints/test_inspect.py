@@ -289,6 +289,12 @@ def test_criterions_are_the_models_of_a_file_without_other_models(inside: bool, 
     assert report.metadata["modules"] == model.modules == 1
 
 
+def test_the_next_command_reads_stdin(tmp_path: Path) -> None:
+    write_t7(tmp_path / "m.t7", LuaTable({"x": 1}))
+    result = CliRunner().invoke(inspect_command, ["-"], input=(tmp_path / "m.t7").read_bytes())
+    assert "next: dpnn-convert - model.json " in result.output
+
+
 def test_a_limit_applies_beside_verbose(tmp_path: Path) -> None:
     write_t7(tmp_path / "m.t7", LuaTable.from_list(range(300)))
     shown = CliRunner().invoke(inspect_command, [str(tmp_path / "m.t7"), "-v", "--limit", "5"]).output

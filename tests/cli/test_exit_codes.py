@@ -113,6 +113,7 @@ CASES: list[tuple[int, str]] = [
     *((3, f"verify {name}") for name in UNREADABLE),
     *((3, f"verify good.t7 {name}") for name in UNREADABLE),
     *((3, f"verify good.t7 {name}") for name in ("cut.npz", "cut.onnx", "cut.pt2")),
+    *((3, f"verify {model} raises.lua") for model in ("good.t7", "data.t7")),  # no format has this suffix
     *((3, f"verify good.t7 --reference {name}") for name in ("missing.t7", "cut.t7", "folder.t7")),
     *((3, f"verify good.t7 --input {name}") for name in ("x.npy", "objects.npy", "cut.t7", "cut.pt")),
     *((5, f"convert {name} out.pt") for name in UNCONVERTIBLE),
@@ -139,6 +140,8 @@ CASES: list[tuple[int, str]] = [
     (2, "convert good.t7"),
     (2, "convert good.t7 good.t7"),
     (2, "convert good.t7 out.x"),
+    (2, "convert good.t7 --out-dir="),
+    (2, "convert good.t7 --out-dir out --dask="),
     (2, "convert good.t7 out.pt --jobs 0"),
     (2, "convert good.t7 out.pt --dtype int3"),
     (2, "convert good.t7 out.pt --sandbox"),

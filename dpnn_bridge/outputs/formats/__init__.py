@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, NotT7Error
 
 if TYPE_CHECKING:
     from dpnn_bridge.outputs.format import Format
@@ -41,13 +41,28 @@ def suffix_of(path: str | os.PathLike[str], to: str | None = None) -> str:
         return INDEX
     if suffix not in known:
         found = suffix or "a file without a suffix"
-        raise ConversionError(f"{path}: cannot write {found}; use one of {', '.join(suffixes())}")
+        raise ConversionError(f"{path}: cannot write {found}; use one of {_listed()}")
     return suffix
 
 
 def format_of(path: str | os.PathLike[str]) -> Format:
     """Return the format of a file; for errors see :func:`suffix_of`."""
     return format_named(suffix_of(path))
+
+
+def format_of_input(path: str | os.PathLike[str]) -> Format:
+    """Return the format of a file that is read.
+
+    Raises:
+        NotT7Error: no format has its suffix.
+    """
+    found = _format_at(path)
+    if found is None:
+        what = f"the suffix {PurePath(path).suffix}" if PurePath(path).suffix else "no suffix"
+        raise NotT7Error(
+            f"{path}: not a converted file: it has {what}; rename it, if its suffix was one of {_listed()}"
+        )
+    return found
 
 
 def format_named(suffix: str) -> Format:
@@ -71,6 +86,10 @@ def _format_at(path: str | os.PathLike[str]) -> Format | None:
     name = os.fspath(path)
     suffix = INDEX if name.endswith(INDEX) else PurePath(name).suffix
     return format_named(suffix) if suffix in _modules() else None
+
+
+def _listed() -> str:
+    return ", ".join(suffixes())
 
 
 def _modules() -> dict[str, str]:
