@@ -104,7 +104,7 @@ def is_abandoned(folder: Path) -> bool:
 @contextmanager
 def _opened(folder: Path) -> Iterator[bool]:
     """Open and lock a folder for the ``with`` block; yield whether the lock succeeded."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a pipe in its place would be waited for
     try:
         yield _can_lock(descriptor)
     finally:
@@ -213,9 +213,10 @@ def remove_abandoned(parent: Path) -> None:
     for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
             continue
-        with suppress(OSError), _opened(Path(entry.path)) as is_free:
+        # a folder of another user, or one that no program of this package created, may be impossible to delete
+        with suppress(OSError, RecursionError), _opened(Path(entry.path)) as is_free:
             if is_free:
-                _delete(Path(entry.path))
+                shutil.rmtree(entry.path)  # ends at the first error
 
 
 def remove_temporary() -> None:

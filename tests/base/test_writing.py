@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -377,3 +378,20 @@ def test_a_folder_goes_although_the_process_may_open_no_more_files(content: list
         for descriptor in opened:
             os.close(descriptor)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not open folders")
+def test_a_deep_folder_of_another_program_stops_nobody(tmp_path: Path) -> None:
+    """In a folder that others may write, such as /tmp, anybody can create a folder with such a name."""
+    folder = tmp_path / f".dpnn-{'0' * 16}"
+    descriptors = [os.open(tmp_path, os.O_RDONLY)]
+    try:
+        for name in (folder.name, *["a"] * 1500):
+            os.mkdir(name, dir_fd=descriptors[-1])
+            descriptors.append(os.open(name, os.O_RDONLY, dir_fd=descriptors[-1]))
+            os.close(descriptors.pop(0))
+        with folders.temporary_folder(tmp_path) as own:
+            assert own.is_dir()
+    finally:
+        os.close(descriptors.pop())
+        subprocess.run(["rm", "-rf", folder], check=True)
