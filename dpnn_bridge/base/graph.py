@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dpnn_bridge.base.python_parser import parsing
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: fields in which Lua code stores the name of a module: of loadcaffe and nngraph, then of other projects
@@ -148,6 +149,7 @@ def _number(text: str) -> int | float | bool | None:
 
 def _unquoted(text: str) -> str:
     try:
-        return ast.literal_eval(text)
+        with parsing():
+            return ast.literal_eval(text)
     except (SyntaxError, ValueError):  # typed by hand
         return text[1:-1]

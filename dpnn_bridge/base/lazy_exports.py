@@ -8,7 +8,19 @@ import sys
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
+from dpnn_bridge.base.exclusive import Exclusive
+
 LazyExports = tuple[Callable[[str], Any], Callable[[], list[str]]]
+
+
+def importing() -> Exclusive:
+    """Lock the first imports between threads.
+
+    Python's own locks, one for each module, fail with an ImportError if one thread imports a package, which imports its
+    modules, while another thread imports one of these modules. No module uses a name of :func:`lazy_exports` while it
+    is imported, so a thread that waits for this lock holds no lock of a module of dpnn_bridge.
+    """
+    return Exclusive(importing)
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> LazyExports:
@@ -24,10 +36,11 @@ def lazy_exports(package: str, modules: Mapping[str, str]) -> LazyExports:
         module = modules.get(name)
         if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if module.endswith("."):
-            value: Any = importlib.import_module(f"dpnn_bridge.{module}{name}".replace("..", "."))
-        else:
-            value = getattr(importlib.import_module(f"dpnn_bridge.{module}"), name)
+        with importing():
+            if module.endswith("."):
+                value: Any = importlib.import_module(f"dpnn_bridge.{module}{name}".replace("..", "."))
+            else:
+                value = getattr(importlib.import_module(f"dpnn_bridge.{module}"), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -38,6 +38,7 @@ from torch import nn
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.exclusive import Exclusive
+from dpnn_bridge.base.lazy_exports import importing
 from dpnn_bridge.conversion.constructor import settings_repr
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule, torch_types
@@ -294,7 +295,7 @@ def _packages() -> tuple[str, ...]:
 
 
 def _import_files(package: str) -> None:
-    with Exclusive(package):  # no deadlock: the imports take only the lock of `_register`, which takes no other lock
+    with importing():  # no deadlock: the imports take only the lock of `_register`, which takes no other lock
         for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(info.name)
 

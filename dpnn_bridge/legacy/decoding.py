@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+import dpnn_bridge.legacy.nn as nn
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.graph import is_criterion, is_module
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.legacy import fields, nn
+from dpnn_bridge.legacy import fields
 from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.lua_graph import class_version
 from dpnn_bridge.legacy.module import Container, Criterion, Module

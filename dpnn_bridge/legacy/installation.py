@@ -9,8 +9,10 @@ from typing import Any
 import torch
 import torch.utils.serialization
 
+import dpnn_bridge.legacy.nn as nn
+import dpnn_bridge.legacy.optim as optim
 from dpnn_bridge import torchfile
-from dpnn_bridge.legacy import decoding, loading, nn, optim
+from dpnn_bridge.legacy import decoding, loading
 
 _MISSING = object()
 #: replaced values: an object (or ``sys.modules``), the name of its attribute (or key), and the earlier value

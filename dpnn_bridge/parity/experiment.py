@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge import training
+import dpnn_bridge.training as training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.conversion.lua_values import to_value

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpnn_bridge import training
+import dpnn_bridge.training as training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, errors, scale_of
 from dpnn_bridge.conversion import fields, registry

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ import torch
 from conftest import FIXTURES
 from torch import nn
 
-from dpnn_bridge import read_t7, write_t7
+from dpnn_bridge import read_t7, save, write_t7
+from dpnn_bridge.base import lazy_exports
 from dpnn_bridge.base.exclusive import Exclusive, process_wide
 from dpnn_bridge.base.folders import ignore_working_directory
 from dpnn_bridge.compare.precision import full_precision
@@ -133,6 +136,35 @@ threads = [threading.Thread(target=work) for _ in range(8)]
 print(len(kinds), len(set(kinds)))
 """
     assert in_a_new_process(code) == "8 1\n"
+
+
+def test_one_thread_at_a_time_imports_exported_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python fails if one thread imports a package, which imports its modules, and another imports one of these."""
+    importing, most = [], []
+
+    def slow(name: str) -> Any:
+        importing.append(name)
+        most.append(len(importing))
+        time.sleep(0.005)
+        importing.remove(name)
+        return SimpleNamespace(first=1, second=2)
+
+    monkeypatch.setattr(lazy_exports, "importlib", SimpleNamespace(import_module=slow))
+    find, _ = lazy_exports.lazy_exports(__name__, {"first": "one", "second": "two"})
+    turns = iter(range(THREADS))
+    together(lambda: find("first" if next(turns) % 2 else "second"))
+    assert most == [1] * THREADS
+
+
+def test_programs_are_written_and_the_defaults_stay(tmp_path: Path) -> None:
+    names, before = iter(range(THREADS)), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        together(lambda: save(tmp_path / f"{next(names)}.py", nn.Linear(2, 2)))
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert len(list(tmp_path.iterdir())) == THREADS
 
 
 def test_a_class_is_found_while_another_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -127,6 +129,22 @@ def test_the_table_of_the_architecture_has_the_order_of_the_rooms() -> None:
     }
     before = {room for room, folder in folders.items() if folder in place and place[room] < place[folder]}
     assert before == {name for name in re.findall(r"`([\w/]+)`", early) if name in folders}
+
+
+def test_no_import_of_a_file_waits_for_exported_names() -> None:
+    """A thread that waits for the lock of these names must hold no lock of a module (``base/lazy_exports``)."""
+    texts = {name: path.read_text() for name, path in sources().items()}
+    found = []
+    for package in (name for name, text in texts.items() if "= lazy_exports(" in text):
+        exported = inspect.getclosurevars(importlib.import_module(package).__getattr__).nonlocals["modules"]
+        statement = re.compile(rf"^from {re.escape(package)} import (\([^)]*\)|.*)$", re.MULTILINE)
+        found += [
+            (n, package, m[1])
+            for n, t in texts.items()
+            for m in statement.finditer(t)
+            if exported.keys() & set(re.findall(r"\w+", m[1]))
+        ]
+    assert found == []
 
 
 def test_no_circle() -> None:
