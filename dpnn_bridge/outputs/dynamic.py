@@ -117,8 +117,22 @@ class Dynamic:
         inputs = zip(nested.tensors(example), self.axes, strict=True)
         own = {name: tensor.shape[axis] for tensor, axes in inputs for axis, name in axes.items()}
         model = traceable(module)
-        tried = {n: [*BATCHES] if n == "batch" else [own[n], *self._others(n, own, example, model)] for n in self.names}
+        tried = {n: [own[n], *self._others(n, own, example, model)] for n in self.names if n != "batch"}
+        if "batch" in self.names:
+            tried["batch"] = [*BATCHES]
+            refused = [str(size) for size in BATCHES if not self._accepts(model, example, batch=size)]
+            if refused:
+                raise _invalid("batch", f"the model does not accept the sizes {', '.join(refused)}; omit batch")
         return [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
+
+    def _accepts(self, model: nn.Module, example: Any, **sizes: int) -> bool:
+        """Return whether the model runs on the example with other sizes of some axes."""
+        try:
+            with torch.no_grad():
+                model(self.resized(example, sizes))
+        except Exception:
+            return False
+        return True
 
     def _others(self, name: str, own: dict[str, int], example: Any, model: nn.Module) -> list[int]:
         """Return two other sizes of an axis that the model accepts. Each axis tries the sizes in another order."""
@@ -128,10 +142,7 @@ class Dynamic:
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         found = []
         for size in sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]:
-            try:
-                with torch.no_grad():
-                    model(self.resized(example, {"batch": BATCHES[0], name: size}))
-            except Exception:  # the model does not accept the size
+            if not self._accepts(model, example, **{"batch": BATCHES[0], name: size}):
                 continue
             found.append(size)
             if len(found) == 2:

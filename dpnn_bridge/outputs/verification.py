@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 from dpnn_bridge.modules.inputs import accepted_instead, input_options
+
+#: loggers of torch.export that log an error, which they also raise
+TRACING_LOGGERS = ("torch._subclasses.fake_tensor", "torch.export._trace")
 
 
 @contextmanager
@@ -93,6 +97,20 @@ def run_given(module: nn.Module, example: Any) -> Any:
         return run(module, example)
     except ConversionError as error:
         raise ConversionError(f"{error}{accepted_instead(module, example)}") from error.__cause__
+
+
+@contextmanager
+def without_log_messages(*names: str) -> Iterator[None]:
+    """Suppress the messages of torch.export, and of other loggers, that repeat an error with a traceback."""
+    loggers = [logging.getLogger(name) for name in (*TRACING_LOGGERS, *names)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def traceable(module: nn.Module) -> nn.Module:

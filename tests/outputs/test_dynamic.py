@@ -122,6 +122,13 @@ def test_a_size_that_the_model_does_not_take_is_named() -> None:
     assert len({*last.shape[2:]}) == 3
 
 
+def test_a_batch_that_the_model_does_not_take_is_one_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    message = r"--dynamic\) batch: the model does not accept the sizes 2, 3, 5; omit batch"
+    with pytest.raises(OptionError, match=message):  # an input without a batch
+        dpnn_bridge.save(tmp_path / "a.pt2", nn.Linear(4, 5), input=torch.randn(4), dynamic=True)
+    assert capfd.readouterr().err == ""
+
+
 def convolutional_of(planes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(planes, 1, 3, stride=2))
 

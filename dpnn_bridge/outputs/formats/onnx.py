@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from dpnn_bridge.outputs.verification import (
     run_traceable,
     traceable,
     utf8_name,
+    without_log_messages,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules, with_scopes
 
@@ -58,17 +58,9 @@ def _libraries() -> Any:
 @contextmanager
 def _without_log_messages() -> Iterator[None]:
     """Suppress messages of torch.onnx about missing packages, deprecated features and failed conversions."""
-    loggers = [logging.getLogger(name) for name in SILENCED_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with without_log_messages(*SILENCED_LOGGERS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _check_opset(program: Any, requested: int | None) -> None:

@@ -27,6 +27,7 @@ from dpnn_bridge.outputs.verification import (
     run_traceable,
     traceable,
     utf8_name,
+    without_log_messages,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
 
@@ -108,7 +109,8 @@ class Pt2(Format):
         *_, example = context.written = dynamic.examples(context.example, module)
         written = WrittenBytes()
         try:
-            with torch.no_grad():  # torch.export.load rejects programs that disable gradients inside
+            # torch.export.load rejects programs that disable gradients inside
+            with torch.no_grad(), without_log_messages():
                 shapes = (dynamic.shapes(example),) if dynamic else None
                 # strict mode rejects modules that change their state
                 program = torch.export.export(traceable(module), (example,), dynamic_shapes=shapes, strict=False)
