@@ -391,3 +391,13 @@ def test_a_deep_folder_of_another_program_stops_nobody(tmp_path: Path) -> None:
             assert own.is_dir()
     finally:
         sys.setrecursionlimit(before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_a_temporary_folder_is_open_to_its_owner_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        with folders.temporary_folder(tmp_path) as own:
+            assert own.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
