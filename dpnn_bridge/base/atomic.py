@@ -23,7 +23,7 @@ from dpnn_bridge.base.display import counted
 from dpnn_bridge.base.file_set import FileSet, StrPath
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
 from dpnn_bridge.base.reading import causing_disk_error
-from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload
+from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload, url_place
 from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.base.writing import WrittenBytes, move, open_output, write_file
 from dpnn_bridge.errors import DpnnBridgeError, OutputError, OutputExistsError, T7Error, VerificationError
@@ -64,7 +64,8 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     Args:
         path: the output.
         force: whether an existing file may be replaced.
-        inputs: input files, which are never replaced, in addition to the inputs of :func:`protecting`.
+        inputs: input files, which are never replaced, in addition to the inputs of :func:`protecting`; of a URL, its
+            :func:`~dpnn_bridge.base.remote.url_place`.
 
     Raises:
         OutputExistsError: a file exists and ``force`` is False.
@@ -72,7 +73,10 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
             missing or temporary; or the store of a URL cannot be reached.
     """
     path = _output_location(path)
+    all_inputs = (inputs, *(protected() for protected in _protected.get()))
     if isinstance(path, str):
+        if any(url_place(path) in (files.urls if isinstance(files, FileSet) else files) for files in all_inputs):
+            raise OutputError(f"{path} is an input, which is never replaced; choose another name")
         return check_upload(path, force)
     for folder in filter(is_abandoned, path.absolute().parents):
         reason = f"{folder} has the name of a temporary folder and will be removed"
@@ -86,7 +90,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         raise OutputError(f"{path} is {_file_type(status.st_mode)}, which is never replaced; choose another name")
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
-    for files in (inputs, *(protected() for protected in _protected.get())):
+    for files in all_inputs:
         if (source := _same_file(files, path, status)) is not None:
             raise OutputError(f"{path} is the input {source}, which is never replaced; choose another name")
     if not force:

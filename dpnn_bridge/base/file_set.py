@@ -13,13 +13,19 @@ class FileSet:
     """A set of files that recognizes a file under another name, in constant time.
 
     Args:
-        files: Paths of the files. A file that does not exist yet is recognized by its path.
+        files: Paths of the files. A file that does not exist yet is recognized by its path. For a file in a store, its
+            :func:`~dpnn_bridge.base.remote.url_place`.
+
+    Attributes:
+        urls: The files in stores.
     """
 
     def __init__(self, files: Iterable[StrPath]) -> None:
+        files = tuple(files)
+        self.urls = {file for file in files if isinstance(file, str) and "://" in file}
         self._by_path: dict[str, StrPath] = {}
         self._by_identity: dict[tuple[int, int], StrPath] = {}
-        for file in files:
+        for file in (file for file in files if file not in self.urls):
             with suppress(OSError, ValueError):
                 self._by_path.setdefault(os.path.realpath(file), file)
                 status = os.stat(file)

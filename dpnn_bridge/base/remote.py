@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -65,6 +66,17 @@ def local_path(origin: Any) -> Path | None:
         return None
     location = location_of(str(name).rpartition("::")[2] if is_url(name) else name)
     return location if isinstance(location, Path) else None
+
+
+def input_place(origin: Any) -> Location | None:
+    """Return the :func:`local_path` or the :func:`url_place` of an input, which no output may replace, or None."""
+    return url_place(origin) if (path := local_path(origin)) is None and is_url(origin) else path
+
+
+def url_place(url: str) -> str:
+    """Return a URL in the form in which equal places are equal, without caches: ``cached::s3://a//b`` is ``s3://a/b``."""
+    scheme, _, path = url.rpartition("::")[2].partition("://")
+    return f"{scheme}://{posixpath.normpath(path.lstrip('/'))}"
 
 
 def manifest_path(name: str | os.PathLike[str]) -> Path:

@@ -12,7 +12,16 @@ from pathlib import Path, PurePath, PurePosixPath
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import check_output
 from dpnn_bridge.base.file_set import FileSet
-from dpnn_bridge.base.remote import Location, absolute, beside, listed, local_path, location_of, without_query
+from dpnn_bridge.base.remote import (
+    Location,
+    absolute,
+    beside,
+    input_place,
+    listed,
+    location_of,
+    url_place,
+    without_query,
+)
 from dpnn_bridge.base.shards import LONGEST_NAME
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import OutputError, OutputExistsError
@@ -110,9 +119,9 @@ def _split_path(path: Path) -> tuple[str, PurePath]:
 
 
 def _check_targets(targets: Iterable[Location], sources: Sequence[Location]) -> None:
-    inputs = FileSet(filter(None, map(local_path, sources)))
+    inputs = FileSet(filter(None, map(input_place, sources)))
     for target in targets:
-        if isinstance(target, Path) and os.path.isfile(target):
+        if url_place(target) in inputs.urls if isinstance(target, str) else os.path.isfile(target):
             check_output(target, True, inputs)
 
 

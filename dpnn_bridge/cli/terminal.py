@@ -27,7 +27,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
-from dpnn_bridge.base.remote import local_path, location_of
+from dpnn_bridge.base.remote import input_place, location_of
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
@@ -268,17 +268,18 @@ def protect_inputs(*inputs: Any) -> None:
     """Prevent the running command from replacing one of its inputs.
 
     Args:
-        *inputs: Files that the command reads, ``-`` for stdin. The shards of an index are added. Values that are not
-            local files, such as the shape of an input, are ignored.
+        *inputs: Files that the command reads, ``-`` for stdin. The shards of an index are added. Values that are no
+            files, such as the shape of an input, are ignored.
     """
-    found = [local_path("/dev/stdin" if name == "-" else name) for name in inputs]
-    files = [file for file in found if file is not None and os.path.isfile(file)]
+    found = [input_place("/dev/stdin" if name == "-" else name) for name in inputs]
+    urls = [place for place in found if isinstance(place, str)]
+    files = [place for place in found if isinstance(place, Path) and os.path.isfile(place)]
     shards = []
     for index in files:
         if index.name.endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader reports the error
                 shards += shards_of(index)
-    kept = FileSet([*files, *shards])
+    kept = FileSet([*files, *shards, *urls])
     click.get_current_context().with_resource(protecting(lambda: kept))
 
 

@@ -21,8 +21,9 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_input
-from dpnn_bridge.base.remote import is_url, local_path
-from dpnn_bridge.base.shards import check_unchanged, checksum_of
+from dpnn_bridge.base.remote import Location, beside, input_place, is_url, location_of
+from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
@@ -84,7 +85,7 @@ def convert(
     chosen = ConvertOptions.of(options)
     path, format = target_of(dst, to, chosen.max_shard_size)
     format_options = chosen.of_format(format, os.fspath(dst))
-    inputs = (*filter(None, [local_path(src)]), *chosen.files())
+    inputs = (*filter(None, [input_place(src)]), *chosen.files())
     check_output(path, force, inputs)
     chosen = in_effect(chosen)
     step = progress or (lambda text: None)
@@ -92,6 +93,7 @@ def convert(
     rebuilding = _options_of(chosen, format)
     target = path if is_url(path) else Path(path)
     with local_file(src, sha256) as file:
+        inputs += _shards(src, file)
         task = _Conversion(file, target, format, chosen, format_options, inputs, force, checksum)
         contents = read_once(file)
         value = _data(contents, chosen.key, rebuilding) if format.data else None
@@ -101,6 +103,14 @@ def convert(
             report.notes += unread(contents[1])
             return report
         return task.write_model(contents, rebuilding)
+
+
+def _shards(src: Origin, file: LocalFile) -> tuple[Location, ...]:
+    """Return the places of the shards of an input that is an index."""
+    if not isinstance(src, (str, os.PathLike)) or not file.path.name.endswith(INDEX):
+        return ()
+    found = (input_place(beside(location_of(src), shard.name)) for shard in shards_of(file.path))
+    return tuple(place for place in found if place is not None)
 
 
 def in_effect(options: ConvertOptions) -> ConvertOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,43 @@ def test_an_input_named_by_an_address_stays(address: str, tmp_path: Path) -> Non
     if "{}" in address:
         with pytest.raises(OutputError, match="never replaced"):
             dpnn_bridge.convert(address.format(source), source, force=True)
+
+
+def test_an_input_in_a_store_stays() -> None:
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    store, folder = fsspec.filesystem("memory"), f"memory://{uuid.uuid4()}"
+    source = f"{folder}/a.t7"
+    dpnn_bridge.save(source, nn.Linear(2, 2))
+    before = store.cat(source)
+    store.pipe(f"{folder}/b.t7", before)
+    for words in (
+        [source, source],
+        [source, source.replace("//", "///")],
+        [source, f"simplecache::{folder}/./a.t7"],
+        [f"simplecache::{source}", source],
+        [f"{folder}/*.t7", "--out-dir", folder, "--to", "t7"],
+        [f"{folder}/*.t7", "--out-dir", folder, "--to", "t7", "--jobs", "2"],
+    ):
+        result = CliRunner().invoke(convert_command, [*words, "--force"])
+        assert result.exit_code == 6, (words, result.output)
+        assert "never replaced" in result.output
+        assert store.cat(source) == store.cat(f"{folder}/b.t7") == before
+    with pytest.raises(OutputError, match="never replaced"):
+        dpnn_bridge.convert(source, source, force=True)
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["local", "a store"])
+def test_a_shard_of_an_input_stays(store: bool, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="optional extra is not installed")
+    folder = f"memory://{uuid.uuid4()}" if store else str(tmp_path)
+    dpnn_bridge.save(f"{folder}/m.safetensors.index.json", nn.Linear(2, 2), max_shard_size="20B")
+    files = fsspec.filesystem("memory" if store else "file")
+    shard = next(name for name in files.ls(folder, detail=False) if name.endswith(".safetensors"))
+    before = files.cat(shard)
+    target = files.unstrip_protocol(shard) if store else shard
+    with pytest.raises(OutputError, match="never replaced"):
+        dpnn_bridge.convert(f"{folder}/m.safetensors.index.json", target, force=True)
+    assert files.cat(shard) == before
 
 
 def test_the_name_of_a_file_in_an_archive_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
