@@ -112,11 +112,10 @@ def _opened(folder: Path) -> Iterator[bool]:
 
 
 def _can_lock(descriptor: int) -> bool:
-    try:
+    with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _make_folder(parent: Path) -> Path:
@@ -216,8 +215,7 @@ def remove_abandoned(parent: Path) -> None:
     for entry in entries:
         if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
             continue
-        # a folder of another user, or one that no program of this package created, may be impossible to delete
-        with suppress(OSError, RecursionError), _opened(Path(entry.path)) as is_free:
+        with suppress(OSError, RecursionError), _opened(Path(entry.path)) as is_free:  # others may create such a folder
             if is_free:
                 shutil.rmtree(entry.path)  # ends at the first error
 
