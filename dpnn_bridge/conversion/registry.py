@@ -268,6 +268,7 @@ def is_built_in(cls: type[LuaClass]) -> bool:
 
 def files_of_users() -> list[str]:
     """Return the files that registered mappings of users; an empty string for a cell of a notebook."""
+    _load_entry_points()  # so that the result is the same before and after the first conversion
     names = {c.__module__ for known in list(_BY_NAME.values()) for c in known if not is_built_in(c)}
     return sorted({getattr(sys.modules.get(name), "__file__", None) or "" for name in names})
 
@@ -277,16 +278,18 @@ def discover(package: str = CORE) -> None:
     """Import all files of a package of mappings once. ``ZOO`` also imports ``CORE``, which also loads the plugins."""
     if package in _loaded:
         return
-    if package == CORE:
-        _import_files(CORE)
-        for entry_point in entry_points(group=ENTRY_POINTS):
-            wrap_errors(ConversionError, f"loading the plugin {entry_point.name} ({entry_point.value})")(
-                entry_point.load
-            )()
-    else:
+    if package != CORE:
         discover(CORE)
-        _import_files(package)
+    _import_files(package)
+    _load_entry_points()
     _loaded.add(package)  # after the imports, so that an import that fails is tried again
+
+
+def _load_entry_points() -> None:
+    """Import the plugins of other packages once."""
+    for point in () if ENTRY_POINTS in _loaded else entry_points(group=ENTRY_POINTS):
+        wrap_errors(ConversionError, f"loading the plugin {point.name} ({point.value})")(point.load)()
+    _loaded.add(ENTRY_POINTS)
 
 
 def _packages() -> tuple[str, ...]:

@@ -149,6 +149,7 @@ class TorchConversion(TorchContext):
             return self._placeholder(obj, error)
 
     def _mapping(self, obj: LuaObject) -> type[LuaClass] | None:
+        registry.discover()  # its errors concern a plugin, not the object
         try:
             return registry.find(obj)
         except Exception as e:

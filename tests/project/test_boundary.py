@@ -179,8 +179,24 @@ def test_an_entry_point_that_fails(line: str, tmp_path: Path, monkeypatch: pytes
     point = EntryPoint("mine", "plugin_that_fails", registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     monkeypatch.setattr(registry, "_loaded", set())
-    with pytest.raises(ConversionError, match=r"loading the plugin mine \(plugin_that_fails\)"):
+    with pytest.raises(ConversionError, match=r"^loading the plugin mine \(plugin_that_fails\)"):
         dpnn_bridge.to_torch(LuaObject("nn.Identity", LuaTable()))
+
+
+def test_the_plugins_of_other_packages_are_an_input_of_the_first_conversion_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import torch, dpnn_bridge\n@dpnn_bridge.lua_class('my.Point')\nclass Point(torch.nn.Module): pass\n"
+    (tmp_path / "plugin_of_a_package.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("mine", "plugin_of_a_package", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_loaded", registry._loaded - {registry.ENTRY_POINTS})
+    try:
+        assert str(tmp_path / "plugin_of_a_package.py") in registry.files_of_users()
+    finally:
+        registry.unregister("plugin_of_a_package")
+        sys.modules.pop("plugin_of_a_package", None)
 
 
 def test_a_module_that_fails(tmp_path: Path) -> None:
