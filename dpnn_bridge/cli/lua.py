@@ -155,6 +155,7 @@ def _replace_os_exit(bridge: Any) -> None:
     bridge.execute(
         f"""
         local flush, protected, with_handler, resume, exit = io.flush, pcall, xpcall, coroutine.resume, nil
+        local number_of, type_of = tonumber, type
         local function passed(...)
            if exit then error(exit, 0) end
            return ...
@@ -163,9 +164,13 @@ def _replace_os_exit(bridge: Any) -> None:
         function xpcall(...) return passed(with_handler(...)) end
         function coroutine.resume(...) return passed(resume(...)) end
         os.exit = function(code)
-           protected(flush)
            if code == nil or code == true then code = 0 elseif code == false then code = 1 end
-           exit = '{_EXIT}' .. code .. '.'
+           local number = number_of(code)
+           if not number then
+              error("bad argument #1 to 'exit' (number expected, got " .. type_of(code) .. ")", 2)
+           end
+           protected(flush)
+           exit = '{_EXIT}' .. number .. '.'
            error(exit, 0)
         end
         """

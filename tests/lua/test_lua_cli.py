@@ -53,6 +53,13 @@ def test_the_exit_code_is_the_scripts(tmp_path: Path, code: str, status: int) ->
     assert _run(_script(tmp_path, code))[0] == status
 
 
+@pytest.mark.parametrize(("code", "kind"), [("'x'", "string"), ("{}", "table")])
+def test_an_exit_code_that_is_no_number_is_an_error(tmp_path: Path, code: str, kind: str) -> None:
+    status, text = _run(_script(tmp_path, f"os.exit({code})"))
+    assert status == 7
+    assert f"script.lua:1: bad argument #1 to 'exit' (number expected, got {kind})" in text
+
+
 @pytest.mark.parametrize(
     "code",
     [
