@@ -326,4 +326,4 @@ def _load(network: nn.Module, weights: Path) -> None:
     try:
         network.load_state_dict(state)
     except Exception as e:
-        raise OptionError(f"--weights {weights}: {e}") from e
+        raise OptionError(f"--weights {weights}: {' '.join(str(e).split())}") from e

@@ -117,7 +117,8 @@ def read(path: Path, name: str = "") -> Any:
                 "pickle.load"
             ) from error
         if head[1:4] == bytes(3):  # a .t7 file begins with the code of a Lua type in 4 bytes
-            raise NotT7Error(f"{name}: a Torch7 file, not a file of torch.save; rename it to *.t7") from error
+            advice = "pass the converted file" if name.endswith(".t7") else "rename it to *.t7"
+            raise NotT7Error(f"{name}: a Torch7 file, not a file of torch.save; {advice}") from error
         if head.startswith(b"PK"):
             raise T7FormatError(f"the archive is damaged: {error}; {COPY_AGAIN}", source=name) from error
         check_head(head, path.stat().st_size, name)  # names other types of files

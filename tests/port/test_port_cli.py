@@ -101,6 +101,14 @@ def test_a_changed_weight_is_named(tmp_path: Path, network: str) -> None:
     assert "fc1.weight differs" in judged.output
 
 
+def test_wrong_weights_are_one_line_with_the_next_step(tmp_path: Path, network: str) -> None:
+    judged = verify(f"{network}:Net", "--weights", LENET)
+    assert (judged.exit_code, "pass the converted file" in judged.output) == (3, True)
+    torch.save({"fc1.weight": torch.zeros(2)}, tmp_path / "a.pt")
+    judged = verify(f"{network}:Net", "--weights", tmp_path / "a.pt")
+    assert (judged.exit_code, "\\n" in judged.output, judged.output.count("\n")) == (2, False, 1)
+
+
 @pytest.mark.parametrize(
     "name", ["Nothing", "Net(open('x'))", "torch", "Net(2)(3)", "Net(**{})", "Net(stride=2, stride=2)", "Net({[]: 1})"]
 )
