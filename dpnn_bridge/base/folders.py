@@ -129,9 +129,6 @@ def _make_folder(parent: Path) -> Path:
                 del _folders[folder]
                 raise
             try:
-                mode = folder.stat().st_mode
-                if sys.platform != "win32" and mode & 0o700 != 0o700:  # the umask withholds rights of the owner
-                    folder.chmod(mode | 0o700)  # not 0o700, which would remove the setgid bit
                 if _lock_folder(folder):
                     return folder
             except BaseException:
@@ -145,6 +142,9 @@ def _lock_folder(folder: Path) -> bool:
     if sys.platform == "win32":
         return True
     try:
+        mode = folder.stat().st_mode
+        if mode & 0o700 != 0o700:  # the umask withholds rights of the owner
+            folder.chmod(mode | 0o700)  # not 0o700, which would remove the setgid bit
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return False
