@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import format_path, is_module, parse_path, values_in
 from dpnn_bridge.base.similar import did_you_mean

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.errors import UnsupportedClass

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.compare.bits import byte_array
 from dpnn_bridge.outputs.written import Written
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.porting.events import NORMS, Event, Form
 from dpnn_bridge.porting.source import Layer, Source
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import permutations
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.storage import storage_id
 
 #: largest difference of equal values, relative to the largest value, in double and in single precision

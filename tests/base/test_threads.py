@@ -21,6 +21,7 @@ from torch import nn
 
 from dpnn_bridge import read_t7, save, write_t7
 from dpnn_bridge.base import lazy_exports
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.exclusive import Exclusive, process_wide
 from dpnn_bridge.base.folders import ignore_working_directory
 from dpnn_bridge.compare.precision import full_precision
@@ -165,6 +166,19 @@ def test_programs_are_written_and_the_defaults_stay(tmp_path: Path) -> None:
     finally:
         torch.set_default_dtype(before)
     assert len(list(tmp_path.iterdir())) == THREADS
+
+
+def test_an_attribute_is_computed_while_another_thread_computes_it() -> None:
+    """A lock for all objects, as functools had it before Python 3.12, stays locked in a forked process."""
+
+    class Slow:
+        @cached_property
+        def value(self) -> object:
+            inside.wait(5)
+            return object()
+
+    inside, one = threading.Barrier(2), Slow()
+    assert len({id(value) for value in together(lambda: one.value, 2)}) == 1
 
 
 def test_a_class_is_found_while_another_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:

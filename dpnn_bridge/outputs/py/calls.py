@@ -7,8 +7,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Union
+
+from dpnn_bridge.base.cached import cached_property
 
 #: separates code and shape comment until the source is complete; no literal contains this unprintable character
 COMMENT = "\x1f"
