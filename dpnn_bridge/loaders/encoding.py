@@ -132,7 +132,7 @@ def check_head(head: bytes, size: int, name: str) -> None:
 def line_ends_changed(data: bytes) -> bool:
     """Return whether every line feed follows a carriage return, as after a transfer in text mode."""
     count = data.count(b"\n")
-    return count >= 8 and data.count(b"\r\n") == count
+    return count > 1 and data.count(b"\r\n") == count
 
 
 def _identify(head: bytes, size: int) -> tuple[str, str]:

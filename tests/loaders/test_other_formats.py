@@ -126,6 +126,13 @@ def test_a_file_that_was_copied_as_text_says_so(damage: object, message: str, tm
         dpnn_bridge.load(tmp_path / "model.t7")
 
 
+def test_a_small_file_whose_line_ends_were_changed_says_so(tmp_path: Path) -> None:
+    data = dumps(LuaTable({"a\n\n": LuaTensor.from_numpy(np.ones(3))})).replace(b"\n", b"\r\n")
+    (tmp_path / "table.t7").write_bytes(data)
+    with pytest.raises(T7FormatError, match="its line ends were changed"):
+        dpnn_bridge.read_t7(tmp_path / "table.t7")
+
+
 def test_a_damaged_file_that_was_not_copied_as_text_says_where(tmp_path: Path) -> None:
     data = bytearray(dumps(model()))
     data[120:130] = b"\xff" * 10
