@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dpnn_bridge.base.python_parser import parsing
+from dpnn_bridge.base.python_parser import literal_eval
 from dpnn_bridge.objects import BOOLEAN_KEYS, LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: fields in which Lua code stores the name of a module: of loadcaffe and nngraph, then of other projects
@@ -149,7 +148,6 @@ def _number(text: str) -> int | float | bool | None:
 
 def _unquoted(text: str) -> str:
     try:
-        with parsing():
-            return ast.literal_eval(text)
+        return literal_eval(text)
     except (SyntaxError, ValueError):  # typed by hand
         return text[1:-1]

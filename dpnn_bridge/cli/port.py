@@ -20,6 +20,7 @@ import click
 from dpnn_bridge.base.atomic import after_writing, check_output, reading_back, replacing, write_text
 from dpnn_bridge.base.boundary import as_package_error, wrap_errors
 from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.base.python_parser import literal_eval, parse
 from dpnn_bridge.base.shards import check_unchanged, state_of
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
@@ -242,14 +243,14 @@ def _arguments(text: str, network: str) -> tuple[list[Any], dict[str, Any]]:
     """Return the positional and the named arguments of a call in parentheses."""
     expected = OptionError(f"{network}: arguments must be literals in one call, as in Net(num_classes=10)")
     try:
-        call = ast.parse(f"f{text}", mode="eval").body
+        call = parse(f"f{text}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise expected
         names = [k.arg for k in call.keywords if k.arg is not None]
         if len(set(names)) < len(call.keywords):  # ``**{}``, or a duplicate name
             raise expected
-        values = [ast.literal_eval(k.value) for k in call.keywords]
-        return [ast.literal_eval(a) for a in call.args], dict(zip(names, values, strict=True))
+        values = [literal_eval(k.value) for k in call.keywords]
+        return [literal_eval(a) for a in call.args], dict(zip(names, values, strict=True))
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as e:
         raise expected from e
 

@@ -23,6 +23,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from dpnn_bridge.base.extras import missing_package
+from dpnn_bridge.base.python_parser import parse
 
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
 _METHODS = {"has_key", "iteritems", "iterkeys", "itervalues"}
@@ -63,7 +64,7 @@ def _compiled(data: bytes, path: str, package: bool) -> CodeType:
     except UnicodeDecodeError:
         return compile(data, path, "exec", dont_inherit=True)  # raises the error that names the line
     try:
-        tree = ast.parse(source, path)
+        tree = parse(source, path)
     except SyntaxError as error:
         renamed = re.sub(r"\basync\b(?!\s+(?:def|for|with)\b)", "non_blocking", source)
         try:
@@ -157,7 +158,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
     try:
         indented = re.sub(r"(?m)^[ \t]+", lambda indentation: indentation[0].expandtabs(8), source)
         translated = translator.refactor_string(f"{indented}\n", path)
-        tree = ast.parse(str(translated), path)
+        tree = parse(str(translated), path)
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
     _import_text(tree)
@@ -213,7 +214,7 @@ class _Division(ast.NodeTransformer):
         self.generic_visit(node)
         if not isinstance(node.op, ast.Div):
             return node
-        before = ast.parse(ast.unparse(node.target), mode="eval").body
+        before = parse(ast.unparse(node.target), mode="eval").body
         return ast.copy_location(ast.Assign([node.target], _call(divided, node, before, node.value)), node)
 
 

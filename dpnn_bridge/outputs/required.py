@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from dpnn_bridge.base.atomic import StrPath
-from dpnn_bridge.base.python_parser import parsing
+from dpnn_bridge.base.python_parser import parse
 from dpnn_bridge.base.regular import MAX_BYTES, is_accepted, read_file
 from dpnn_bridge.errors import T7LimitError
 
@@ -141,8 +141,7 @@ def _relative(names: list[str]) -> list[str]:
 def _names_in_python(text: bytes) -> tuple[list[str], list[str]]:
     """Return the names of files that a Python file may load, and of folders that it may search."""
     try:
-        with parsing():
-            nodes = list(ast.walk(ast.parse(text)))
+        nodes = list(ast.walk(parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # reported when the file is loaded
         return [], []
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -166,6 +167,21 @@ def test_programs_are_written_and_the_defaults_stay(tmp_path: Path) -> None:
     finally:
         torch.set_default_dtype(before)
     assert len(list(tmp_path.iterdir())) == THREADS
+
+
+class Waiting(nn.Module):
+    """A layer that another thread creates, which parses source code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parser, ended = importlib.import_module("dpnn_bridge.base.python_parser"), threading.Event()
+        threading.Thread(target=lambda: parser.parse("1") and ended.set(), daemon=True).start()
+        if not ended.wait(1):
+            raise RuntimeError("the thread waits")
+
+
+def test_a_layer_of_a_program_may_wait_for_another_thread(tmp_path: Path) -> None:
+    save(tmp_path / "a.py", Waiting())
 
 
 def test_an_attribute_is_computed_while_another_thread_computes_it() -> None:

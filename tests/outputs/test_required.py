@@ -108,9 +108,8 @@ def test_a_python_file_that_is_nested_too_deeply_loads_no_files(
         return parse_file(text)
 
     parse_file = ast.parse
-    with monkeypatch.context() as patch:  # pytest parses files too
-        patch.setattr(ast, "parse", parse)
-        assert names_of(tmp_path, a__py="import b", b__py="import c  # nested", c__py="") == {"a.py", "b.py"}
+    monkeypatch.setattr(required, "parse", parse)
+    assert names_of(tmp_path, a__py="import b", b__py="import c  # nested", c__py="") == {"a.py", "b.py"}
 
 
 def test_dirname_without_its_module_gives_the_folder_above(tmp_path: Path) -> None:

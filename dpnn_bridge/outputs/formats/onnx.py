@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.extras import missing_package
+from dpnn_bridge.base.python_parser import literal_eval
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.base.writing import open_compared
 from dpnn_bridge.compare import nested
@@ -118,7 +118,7 @@ def _scopes(node: Any) -> frozenset[str] | None:
     """Return the modules that contain an operation, from torch.onnx's metadata; None without valid metadata."""
     found = [p.value for p in node.metadata_props if p.key == SCOPES]
     try:  # the last name is the name of the operation
-        return frozenset(name for name in ast.literal_eval(found[0])[:-1] if name) if found else None
+        return frozenset(name for name in literal_eval(found[0])[:-1] if name) if found else None
     except (ValueError, SyntaxError, TypeError):
         return None
 

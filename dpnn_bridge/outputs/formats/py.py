@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.checksum import chunks_of, crc32_of
 from dpnn_bridge.base.display import printable
-from dpnn_bridge.base.python_parser import parsing
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.writing import write_file
@@ -36,10 +35,7 @@ _MAX_LINE = 1 << 12
 
 
 class Py(Format):
-    """The format ``.py``: the source code of a model.
-
-    One thread at a time writes or runs such a file, because both parse source code and change PyTorch's defaults.
-    """
+    """The format ``.py``: the source code of a model."""
 
     suffix = ".py"
     options = ("input",)
@@ -47,10 +43,9 @@ class Py(Format):
     keeps_state = False
 
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        with parsing():
-            program = context.written = Program(module, context)
-            text, packages = program.text(), program.packages()
-        if packages:
+        program = context.written = Program(module, context)
+        text = program.text()
+        if packages := program.packages():
             context.notes.append(
                 f"the file needs {', '.join(packages)} besides PyTorch; keep modules of a plugin's folder beside it"
             )
@@ -60,7 +55,7 @@ class Py(Format):
         write_file(path, text)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        with parsing(), initial_defaults():
+        with initial_defaults():
             self._verify(module, path, context)
 
     def _verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
@@ -103,10 +98,6 @@ class Py(Format):
 
         Running the file is safe only if the user trusts it.
         """
-        with parsing():
-            return self._open(path, module)
-
-    def _open(self, path: Path, module: nn.Module) -> Written:
         try:
             with initial_defaults():
                 built = runpy.run_path(str(path))["build"]()

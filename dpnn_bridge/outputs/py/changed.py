@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from dpnn_bridge.base.python_parser import parse
+
 _Definition = ast.ClassDef | ast.FunctionDef
 #: function that depends on the mode of the model; the model that it builds is compared instead
 _BUILD = "build"
@@ -25,7 +27,7 @@ def changed_definitions(source: str | bytes, expected: str) -> list[str]:
 
 
 def _definitions(source: str | bytes) -> Iterator[_Definition]:
-    return (node for node in ast.parse(source).body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))
+    return (node for node in parse(source).body if isinstance(node, (ast.ClassDef, ast.FunctionDef)))
 
 
 def _code(definition: _Definition) -> str:

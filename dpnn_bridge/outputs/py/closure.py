@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.base.python_parser import getsource, parse
 from dpnn_bridge.conversion import tracing
 from dpnn_bridge.errors import ConversionError
 
@@ -77,7 +77,7 @@ class SourceClosure:
 
     def packages(self) -> list[str]:
         """Return the packages and modules that the code imports, without the standard library and those of PyTorch."""
-        nodes = [n for t in (*self._imports, *self.definitions().values()) for n in ast.walk(ast.parse(t))]
+        nodes = [n for t in (*self._imports, *self.definitions().values()) for n in ast.walk(parse(t))]
         plain = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
         names = plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
         found = {name.partition(".")[0] for name in names}
@@ -204,7 +204,7 @@ def _uncopied(key: Key, reason: str) -> ConversionError:
 def _changed(module: ModuleType) -> set[str]:
     """Return the names in a module whose values later top-level statements change."""
     changed, defined = set[str](), set[str]()
-    for statement in ast.parse(inspect.getsource(module)).body:
+    for statement in parse(getsource(module)).body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
             bound = {statement.name}
         elif isinstance(statement, ast.If) and ast.unparse(statement.test).startswith("__name__"):
@@ -249,9 +249,9 @@ def _recorded_forward(module: ModuleType, statement: ast.stmt) -> ast.FunctionDe
 @lru_cache
 def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
     """Return the source code of a module, and its top-level statements by the names that they define."""
-    source = _without_mappings(inspect.getsource(module))
+    source = _without_mappings(getsource(module))
     names: dict[str, ast.stmt] = {}
-    for node in ast.parse(source).body:
+    for node in parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names[node.name] = node
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -267,7 +267,7 @@ def _top_level(module: ModuleType) -> tuple[str, dict[str, ast.stmt]]:
 def _plain_imports(module: ModuleType) -> dict[str, list[ast.alias]]:
     """Return name -> top-level ``import`` statements that define it; ``import a.b`` and ``import a.c`` define ``a``."""
     names: dict[str, list[ast.alias]] = {}
-    for node in ast.parse(_top_level(module)[0]).body:
+    for node in parse(_top_level(module)[0]).body:
         for alias in node.names if isinstance(node, ast.Import) else ():
             names.setdefault((alias.asname or alias.name).partition(".")[0], []).append(alias)
     return names
@@ -284,7 +284,7 @@ _OWN_DECORATORS = {"lua_class", "faster", "also_inside_as_traced", "checks_argum
 def _without_mappings(source: str) -> str:
     """Return source code without the inner classes ``Lua`` and without the decorators in ``_OWN_DECORATORS``."""
     lines = source.splitlines(keepends=True)
-    for node in reversed([n for n in ast.parse(source).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]):
+    for node in reversed([n for n in parse(source).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]):
         for inner in reversed(node.body if isinstance(node, ast.ClassDef) else ()):
             if isinstance(inner, ast.ClassDef) and inner.name == "Lua":
                 first = inner.lineno - 1

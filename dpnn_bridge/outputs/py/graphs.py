@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import keyword
 import re
 import textwrap
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from dpnn_bridge.base.python_parser import getsource, parse
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.outputs.py.calls import (
@@ -341,7 +341,7 @@ def is_pure(module: nn.Module) -> bool:
 @lru_cache
 def _writes_attributes(kind: type) -> bool:
     """Return whether a method other than the constructor sets an attribute."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    tree = parse(textwrap.dedent(getsource(kind)))
     methods = [n for n in tree.body[0].body if isinstance(n, ast.FunctionDef) and n.name != "__init__"]  # type: ignore[attr-defined]
     attributes = (n for method in methods for n in ast.walk(method) if isinstance(n, ast.Attribute))
     return any(isinstance(a.ctx, ast.Store) for a in attributes)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.registry import mapped_by, mapping_of
@@ -64,18 +65,19 @@ LAYERS = "# --------------------------------------------------------------------
 
 @contextmanager
 def initial_defaults() -> Iterator[None]:
-    """Use the default dtype and device of a new process inside the ``with`` block.
+    """Use the default dtype and device of a new process inside the ``with`` block, in one thread at a time.
 
     Then restore the caller's defaults, and the state of the random generators.
     """
-    dtype = torch.get_default_dtype()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.random.fork_rng(devices), torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    with Exclusive(initial_defaults):
+        dtype = torch.get_default_dtype()
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.random.fork_rng(devices), torch.device("cpu"):
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 class Program:
