@@ -74,8 +74,15 @@ def input_place(origin: Any) -> Location | None:
 
 
 def url_place(url: str) -> str:
-    """Return a URL in the form in which equal places are equal, without caches: ``cached::s3://a//b`` is ``s3://a/b``."""
+    """Return a URL in a form that is equal for equal places, such as ``cached::s3a://a//b`` and ``s3://a/b``.
+
+    Caches are removed, and the scheme is replaced by the class of its file system.
+    """
     scheme, _, path = url.rpartition("::")[2].partition("://")
+    with suppress(ImportError):  # without fsspec, no store can be read or written
+        from fsspec.registry import known_implementations
+
+        scheme = known_implementations.get(scheme, {}).get("class", scheme)
     return f"{scheme}://{posixpath.normpath(path.lstrip('/'))}"
 
 

@@ -18,6 +18,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import batch
 from dpnn_bridge.base import atomic
+from dpnn_bridge.base.remote import url_place
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
@@ -247,6 +248,12 @@ def test_an_input_in_a_store_stays() -> None:
         assert store.cat(source) == store.cat(f"{folder}/b.t7") == before
     with pytest.raises(OutputError, match="never replaced"):
         dpnn_bridge.convert(source, source, force=True)
+
+
+@pytest.mark.parametrize("same", ["s3a://b/x.t7", "s3:///b//x.t7", "filecache::s3://b/./x.t7"])
+def test_one_place_in_a_store_has_several_addresses(same: str) -> None:
+    pytest.importorskip("fsspec", reason="optional extra is not installed")
+    assert url_place(same) == url_place("s3://b/x.t7") != url_place("s3://b/y.t7")
 
 
 @pytest.mark.parametrize("store", [False, True], ids=["local", "a store"])
