@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from dpnn_bridge.outputs.required import with_required
 
 #: path of a plugin -> name of its module, and checksums of the files that it uses, at the time when it ran
 _loaded: dict[Path, tuple[str, dict[str, str]]] = {}
+#: the plugins of each running :func:`only_plugins`, and those among the loaded plugins that such calls loaded
+_running: list[frozenset[Path]] = []
+_temporary: set[Path] = set()
 
 
 def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
@@ -50,23 +54,64 @@ def load_plugins(plugins: Sequence[StrPath]) -> list[Path]:
 def _update(path: Path) -> None:
     """Run a plugin that has not run yet, or that has changed since it ran."""
     files = _checksums(path)
-    name, previous = _loaded.get(path, ("", {}))
-    if files == previous:
+    if files == _loaded.get(path, ("", {}))[1]:
         return
-    _loaded.pop(path, None)
-    if name:
-        registry.unregister(name)
-        imported = (previous.keys() | files.keys()) - {str(path)}
-        for module_name, module in list(sys.modules.items()):
-            if os.path.realpath(getattr(module, "__file__", None) or "") in imported:
-                del sys.modules[module_name]
-        # Python would use the cached byte code of a file that changed in the same second without changing its size
-        for file in (name for name in imported if name.endswith(".py")):
-            with suppress(OSError):
-                os.unlink(cache_from_source(file))
+    name = _forget(path, files)
     name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
     _loaded[path] = name, _checksums(path) | code  # the plugin may have written data files
+
+
+def _forget(path: Path, files: Iterable[str] = ()) -> str:
+    """Remove the mappings of a plugin, and the modules of the files that it uses; return the name of its module.
+
+    Args:
+        path: the plugin.
+        files: files that the plugin uses now, in addition to those that it used when it ran.
+    """
+    name, previous = _loaded.pop(path, ("", {}))
+    if not name:
+        return ""
+    registry.unregister(name)
+    imported = (previous.keys() | set(files)) - {str(path)}
+    for module_name, module in list(sys.modules.items()):
+        if os.path.realpath(getattr(module, "__file__", None) or "") in imported:
+            del sys.modules[module_name]
+    # Python would use the cached byte code of a file that changed in the same second without changing its size
+    for file in (file for file in imported if file.endswith(".py")):
+        with suppress(OSError):
+            os.unlink(cache_from_source(file))
+    return name
+
+
+@contextmanager
+def only_plugins(plugins: Sequence[StrPath]) -> Iterator[None]:
+    """Remove the plugins that other calls loaded inside this context manager, for a process that serves many programs.
+
+    A call with other plugins waits until this call ends. Plugins stay registered after a call, so that the next call
+    with the same plugins does not run them again.
+    """
+    wanted = frozenset(Path(os.path.realpath(plugin)) for plugin in plugins)
+    while not _starts(wanted):
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        with Exclusive(only_plugins):
+            _running.pop()
+
+
+def _starts(wanted: frozenset[Path]) -> bool:
+    """Return whether a call with these plugins may run now, and register the call."""
+    with Exclusive(only_plugins):
+        if any(plugins != wanted for plugins in _running):
+            return False
+        for path in _temporary - wanted:
+            sys.modules.pop(_forget(path), None)
+        _temporary.intersection_update(wanted)
+        _temporary.update(wanted - _loaded.keys())
+        _running.append(wanted)
+        return True
 
 
 def _checksums(path: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from dpnn_bridge.base.atomic import StrPath, imported_files, protecting
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.folders import clean_up_on_signals, ignore_working_directory, remove_temporary
 from dpnn_bridge.errors import OptionError
@@ -124,19 +125,22 @@ class DaskExecutor(Executor):
     """Executor on the workers of a Dask cluster.
 
     Unlike with ``Client.get_executor()``, pending calls fail when the scheduler ends. A worker that lacks a package
-    reports an error and continues.
+    reports an error and continues. A worker may serve other programs too: calls use only the plugins of this executor,
+    and outputs cannot replace Python files that the worker has imported.
 
     Args:
         client: a ``distributed.Client``.
+        plugins: the plugins of the calls.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, plugins: Sequence[StrPath] = ()) -> None:
         self._client = client
+        self._plugins = tuple(plugins)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         from distributed.protocol.pickle import dumps
 
-        call = dumps(partial(function, *arguments, **options))
+        call = dumps(partial(_run_in_shared_worker, self._plugins, function, *arguments, **options))
         # a lambda is pickled by value, so the workers need not import it
         dask_future = self._client.submit(lambda: pickle.loads(call)(), pure=False)
         future: Future[Any] = Future()
@@ -158,12 +162,23 @@ class DaskExecutor(Executor):
             future.set_exception(error)
 
 
+def _run_in_shared_worker(
+    plugins: Sequence[StrPath], function: Callable[..., Any], /, *arguments: Any, **options: Any
+) -> Any:
+    """Run a call in a worker that also runs calls of other programs."""
+    from dpnn_bridge.plugins import only_plugins  # imports PyTorch, which the program of the calls may not need
+
+    with only_plugins(plugins), protecting(imported_files):
+        return function(*arguments, **options)
+
+
 @contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
+def dask_executor(address: str, plugins: Sequence[StrPath] = ()) -> Iterator[Executor]:
     """Yield an executor for the workers of a Dask cluster, which need dpnn_bridge too.
 
     Args:
         address: address of the scheduler, such as ``tcp://host:8786``.
+        plugins: the plugins of the calls.
 
     Raises:
         MissingPackageError: dask.distributed is not installed.
@@ -182,4 +197,4 @@ def dask_executor(address: str) -> Iterator[Executor]:
     with client:
         if not client.scheduler_info()["workers"]:
             logging.getLogger(__name__).warning("%s has no workers yet; waiting for workers", address)
-        yield DaskExecutor(client)
+        yield DaskExecutor(client, plugins)

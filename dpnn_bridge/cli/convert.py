@@ -340,7 +340,7 @@ class _Request:
             classes = {n: v for n, v in self.options.items() if n in ("plugins", "lua", "sandbox")}
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
         check_distinct(self.manifest, *(task.target for task in tasks))
-        with executor_of(self.dask) as executor:
+        with executor_of(self.dask, self.options.get("plugins", ())) as executor:
             arguments = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **arguments, **self.options)
             _run_many(tasks, outcomes, self.as_json, self.quiet, self.verbose)

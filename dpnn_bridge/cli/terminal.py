@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -376,11 +376,11 @@ def plain_table(**options: Any) -> Table:
 
 
 @contextmanager
-def executor_of(dask: str | None) -> Iterator[Any]:
-    """Yield the executor of the option ``--dask``; None without the option."""
+def executor_of(dask: str | None, plugins: Sequence[Any] = ()) -> Iterator[Any]:
+    """Yield the executor of the option ``--dask`` for calls with these plugins; None without the option."""
     from dpnn_bridge.batch.executors import dask_executor
 
-    with dask_executor(dask) if dask is not None else nullcontext() as executor:
+    with dask_executor(dask, plugins) if dask is not None else nullcontext() as executor:
         yield executor
 
 

@@ -326,12 +326,12 @@ def _verify_manifest(request: Request) -> None:
     """Check the files of a manifest; print the number of files for each verdict, then the errors."""
     from dpnn_bridge.parity.manifest_check import check_manifest
 
+    plugins = tuple(os.path.realpath(p) for p in request.plugin)
     with (
         steps(request.quiet or request.as_json) as progress,
-        executor_of(request.dask) as executor,
+        executor_of(request.dask, plugins) as executor,
     ):
         done = []
-        plugins = tuple(os.path.realpath(p) for p in request.plugin)
         trusted = request.trust_manifest
         lua = tuple(os.path.abspath(path) for path in request.lua) or None
         settings = {**request.classes(), "plugins": plugins, "lua": lua, "trusted": trusted}
