@@ -44,6 +44,14 @@ def is_accepted(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Raise a :class:`FileAccessError` if a file may not be read, before a library opens it with errors of its own."""
+    try:
+        open_input(path).close()
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+
+
 def read_file(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """Read a regular file of bounded size; for errors see :func:`check_file`."""
     check_file(path, max_bytes)  # before opening, because opening a device may have an effect

@@ -35,7 +35,7 @@ from dpnn_bridge.cli.terminal import (
     say_written,
     steps,
 )
-from dpnn_bridge.errors import OptionError, T7Error, VerificationError
+from dpnn_bridge.errors import ConversionError, OptionError, T7Error, VerificationError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -220,7 +220,7 @@ def network_of(text: str) -> nn.Module:
         raise
     except PermissionError as e:
         raise as_package_error(e, OptionError, f"creating {text}") from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # a file that is also a script may call sys.exit
         raise OptionError(f"{text} cannot be created: {type(e).__name__}: {e}") from e
     if not isinstance(network, nn.Module):
         raise OptionError(f"{text} is a {type(network).__name__}, not a torch.nn.Module")
@@ -298,12 +298,19 @@ def save_weights(target: Path, network: nn.Module, force: bool) -> None:
     """Write the state_dict of a network, without metadata of dpnn_bridge, and compare it with the file.
 
     Raises:
+        ConversionError: the state_dict contains a value that is not a tensor.
         VerificationError: the file differs after reading back.
     """
+    from torch import Tensor
+
     from dpnn_bridge.compare.bits import same_tensors
     from dpnn_bridge.outputs import pt_writer, safetensors_writer
 
-    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    state = network.state_dict()
+    if other := next((f"{name} is a {type(v).__name__}" for name, v in state.items() if not isinstance(v, Tensor)), ""):
+        step = "remove it (get_extra_state), or fill the network with dpnn_bridge.port and save it yourself"
+        raise ConversionError(f"{target}: expected tensors in the state_dict of the network, but {other}; {step}")
+    state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     with replacing(target, force=force) as temporary:
         if target.suffix == ".safetensors":
             parts = {name: safetensors_writer.part_of(tensor) for name, tensor in state.items()}

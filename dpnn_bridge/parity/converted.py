@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.regular import MAX_BYTES, check_file
+from dpnn_bridge.base.regular import MAX_BYTES, check_file, check_readable
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import Difference, compare_tensor
 from dpnn_bridge.compare.memory import relocate
@@ -158,6 +158,7 @@ def _open(
         added = tuple(name for name in created if name not in names)
         return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
+    check_readable(path)
     open_file = wrap_errors(T7Error, f"reading {path}")(format.open)
     if key and format.data:
         written = open_file(path, Models({key: module}))

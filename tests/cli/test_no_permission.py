@@ -63,6 +63,25 @@ def test_a_file_without_permission(words: str, tmp_path: Path, monkeypatch: pyte
     assert "permission denied; check the permissions of the file and its folders" in result.stderr
 
 
+@pytest.mark.parametrize("suffix", ["py", "pt2", "onnx"])
+def test_a_converted_file_without_permission(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries that read these files have errors of their own, for which the exit codes were 3 and 4."""
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.save("m.t7", nn.Linear(3, 2))
+    Path(f"no.{suffix}").touch()
+    open_descriptor = os.open
+
+    def refused(path: Any, *args: Any, **options: Any) -> int:
+        if str(path).endswith(f"no.{suffix}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_descriptor(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    result = CliRunner().invoke(verify_command, ["m.t7", f"no.{suffix}", "--input", "1x3"])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("permission denied; check the permissions of the file and its folders\n")
+
+
 def test_click_does_not_check_permissions() -> None:
     """Its check of an unreadable file ended with exit code 2."""
     for command in COMMANDS.values():

@@ -15,8 +15,9 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inputs import example_input
-from dpnn_bridge.cli.port import example_of
+from dpnn_bridge.cli.port import example_of, save_weights
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
@@ -210,3 +211,22 @@ def test_one_of_several_models_must_be_selected(tmp_path: Path) -> None:
 def test_an_address_is_no_output_of_into() -> None:
     done = convert(LENET, "s3://bucket/o.pt", "--into", "torch.nn:Linear(3,2)")
     assert (done.exit_code, "--into writes a local file" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(0)", "class Net:\n    def __init__(self): raise SystemExit(0)"])
+def test_a_network_that_exits_is_not_equal(tmp_path: Path, code: str) -> None:
+    """The exit code of the network was that of the command, which had compared nothing."""
+    (tmp_path / "script.py").write_text(code)
+    result = verify(f"{tmp_path}/script.py:Net")
+    assert (result.exit_code, "cannot be created: SystemExit" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_state_that_is_no_tensor_is_one_error(tmp_path: Path, suffix: str) -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 3}
+
+    with pytest.raises(ConversionError, match=r"expected tensors in the state_dict .* _extra_state is a dict"):
+        save_weights(tmp_path / f"out.{suffix}", Counting(2, 2), False)
+    assert not list(tmp_path.iterdir())
