@@ -91,6 +91,7 @@ def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
     """Convert the options of the command line to keyword arguments of ``convert``."""
     found: dict[str, Any] = {}
+    options = options | ({"sandbox": "partial"} if options.get("partial_sandbox") else {})
     for option in fields(ConvertOptions):
         value = options.get(option.name)
         if value is not None and value is not False and value != ():  # 0 is a value
@@ -185,12 +186,13 @@ def convert_command(
         _list_classes(options["as_json"])
         return
     if into is not None:
-        accept_only("--into", "into", "input", "key", "all_models", "force", "report", "as_json", "verbose")
-        from dpnn_bridge.cli.port import Comparison, convert_into
+        from dpnn_bridge.cli.port import CLASSES, Comparison, convert_into
 
+        accept_only("--into", "into", "input", "key", "all_models", "force", "report", "as_json", "verbose", *CLASSES)
         if len(files) != 2:
             raise click.UsageError("--into takes IN.t7 and one output: OUT.pt, OUT.pth or OUT.safetensors")
         shared = {name: options[name] for name in ("key", "as_json", "quiet", "verbose")}
+        shared["classes"] = {n: v for n, v in _chosen(options).items() if n in CLASSES}
         comparison = Comparison(files[0], into, options["input"], later=all_models, report_to=report, **shared)
         convert_into(comparison, files[1], options["force"])
         return
@@ -221,14 +223,13 @@ class _Request:
         as_json: bool,
         quiet: bool,
         verbose: bool,
-        partial_sandbox: bool,
         **options: Any,
     ) -> None:
         self.started = time.perf_counter()
         self.files, self.to, self.out_dir, self.report = files, to, out_dir, report
         self.jobs, self.dask, self.manifest, self.force, self.sha256 = jobs, dask, manifest, force, sha256
         self.as_json, self.quiet, self.verbose, self.card = as_json, quiet, verbose, card
-        self.options = _chosen(options | ({"sandbox": "partial"} if partial_sandbox else {}))
+        self.options = _chosen(options)
         self._check_usage(all_models)
         self.suffix = to or ("pt" if out_dir is not None or files[1] == "-" else PurePath(files[1]).suffix[1:])
         self.sharded = "max_shard_size" in self.options

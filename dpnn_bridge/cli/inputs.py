@@ -74,7 +74,7 @@ def example_input(
 
     Raises:
         OptionError: a specification is neither a shape nor a file, or is a shape although ``option`` is not
-            ``--input``.
+            ``--input``; or a file contains nil.
     """
     generator = torch.Generator().manual_seed(0)
     has_dtype = any((shape := _SHAPE.fullmatch(spec)) and shape[2] for spec in specs)
@@ -101,7 +101,10 @@ def _from_spec(spec: str, dtype: str | None, option: str, index_limit: int | Non
     where = f"{option} {spec}"
     if (shape := _SHAPE.fullmatch(spec)) and option == "--input":  # other options take results
         return wrap_errors(OptionError, where)(_random)(where, shape, dtype, index_limit, generator)
-    return wrap_errors(T7Error, where)(_read)(spec, where, option == "--input")
+    value = wrap_errors(T7Error, where)(_read)(spec, where, option == "--input")
+    if value is None:  # as if the option were not passed
+        raise OptionError(f"{where}: expected a tensor, or a list or table of tensors, found nil (None)")
+    return value
 
 
 def _random(

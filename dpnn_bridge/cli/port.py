@@ -8,9 +8,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 _NETWORK = re.compile(r"(?P<file>.+?\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)(?P<arguments>\(.*\))?", re.DOTALL)
 
+#: options of dpnn-convert that define classes of the user
+CLASSES = ("plugins", "lua", "sandbox", "partial_sandbox")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -57,6 +60,7 @@ class Comparison:
         later: also find the deviations after the first one.
         report_to: file to write the report to, or None.
         as_json, quiet, verbose, unbounded: options of the same names.
+        classes: arguments ``plugins``, ``lua`` and ``sandbox`` of :func:`dpnn_bridge.load`.
     """
 
     model: Any
@@ -69,6 +73,7 @@ class Comparison:
     quiet: bool
     verbose: bool
     unbounded: bool = True
+    classes: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def created_network(self) -> Iterator[nn.Module]:
@@ -78,7 +83,7 @@ class Comparison:
             UsageError: no input was passed.
             OutputError: the report cannot be written, or would replace an input.
         """
-        protect_inputs(self.model, *self.inputs)
+        protect_inputs(self.model, *self.inputs, *self.classes.get("plugins", ()), *self.classes.get("lua") or ())
         with _importable(self.network):
             network = network_of(self.network)
             if not self.inputs:
@@ -104,7 +109,7 @@ class Comparison:
             example = example_of(self.inputs, network)
             tensors = example if isinstance(example, tuple) else (example,)
             indexed = any(hasattr(t, "is_floating_point") and not t.is_floating_point() for t in tensors)
-            source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1)
+            source = load(piped(self.model), key=self.key, index_base=0 if indexed else 1, **self.classes)
             progress("comparing both networks")
             call = None if self.unbounded or isinstance(source, Models) else self._limited(tensors)
             return (judge if verify_only else port)(source, network, example, later=self.later, source=call)

@@ -134,10 +134,10 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
 
     Marks: ✓ equal, ≈ rounding only, ? random, ≠ known difference, ✗ different, · not compared.
     """
-    if _verify_network(weights, later, options):
-        return
     if partial_sandbox:
         options["sandbox"] = "partial"
+    if _verify_network(weights, later, options):
+        return
     request = Request(**options)
     if request.sandbox and not request.lua:
         raise click.UsageError("--sandbox and --partial-sandbox need --lua")
@@ -160,9 +160,12 @@ def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) 
         if weights is not None or later:
             raise click.UsageError(f"--{'all' if weights is None else 'weights'} needs CONVERTED as FILE.py:NET")
         return False
-    accept_only("FILE.py:NET", "weights", "later", "inputs", "key", "html", "as_json", "verbose", "unbounded")
+    own = ("weights", "later", "inputs", "key", "html", "as_json", "verbose", "unbounded")
+    accept_only("FILE.py:NET", *own, "plugin", "lua", "sandbox", "partial_sandbox")
+    classes = {"plugins": options["plugin"], "lua": options["lua"] or None, "sandbox": options["sandbox"]}
     shared = {name: options[name] for name in ("model", "inputs", "key", "as_json", "quiet", "verbose", "unbounded")}
-    verify_network(Comparison(network=network, later=later, report_to=options["html"], **shared), weights)
+    comparison = Comparison(network=network, later=later, report_to=options["html"], classes=classes, **shared)
+    verify_network(comparison, weights)
     return True
 
 

@@ -140,3 +140,10 @@ def test_earlier_names_of_arguments_warn(tmp_path: Path) -> None:
 
 def test_zero_is_a_value_of_an_option() -> None:
     assert _chosen({"opset": 0, "key": None, "plugins": (), "inplace": False}) == {"opset": 0}
+
+
+def test_a_file_without_a_value_is_no_output(tmp_path: Path) -> None:
+    torch.save(None, tmp_path / "none.pt")
+    arguments = [str(LENET), "--input", "1x1x32x32", "--output", str(tmp_path / "none.pt")]
+    result = CliRunner().invoke(verify_command, arguments)
+    assert (result.exit_code, "none.pt: expected a tensor" in result.output) == (2, True)

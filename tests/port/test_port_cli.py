@@ -18,7 +18,7 @@ from dpnn_bridge.cli.inputs import example_input
 from dpnn_bridge.cli.port import example_of, save_weights
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
 NETWORK = """
@@ -230,3 +230,61 @@ def test_a_state_that_is_no_tensor_is_one_error(tmp_path: Path, suffix: str) -> 
     with pytest.raises(ConversionError, match=r"expected tensors in the state_dict .* _extra_state is a dict"):
         save_weights(tmp_path / f"out.{suffix}", Counting(2, 2), False)
     assert not list(tmp_path.iterdir())
+
+
+SCALE = """
+import torch
+from torch import nn
+from dpnn_bridge import LuaClass, lua_class
+
+@lua_class("into.Scale")
+class Scale(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return x * self.weight
+
+    class Lua(LuaClass):
+        tensors = ("weight",)
+        sizes = {"weight": "size"}
+"""
+SCALE_IN_LUA = """
+require 'nn'
+into = into or {}
+local Scale, parent = torch.class('into.Scale', 'nn.Module')
+function Scale:updateOutput(x)
+   self.output = torch.cmul(x, self.weight:view(1, -1):expandAs(x))
+   return self.output
+end
+"""
+USES_SCALE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.scale = nn.Linear(3, 4), nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.fc(x) * self.scale
+"""
+
+
+@pytest.mark.parametrize("option", ["--plugin", "--lua"])
+def test_a_model_with_classes_of_the_user_is_ported(tmp_path: Path, option: str) -> None:
+    for name, text in (("scale.py", SCALE), ("scale.lua", SCALE_IN_LUA), ("net.py", USES_SCALE)):
+        (tmp_path / name).write_text(text)
+    weight = torch.rand(4) + 1
+    scale = LuaObject("into.Scale", LuaTable({"weight": LuaTensor.from_numpy(weight.numpy())}))
+    layers = LuaTable.from_list([dpnn_bridge.to_lua(nn.Linear(3, 4)), scale])
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaObject("nn.Sequential", LuaTable({"modules": layers})))
+    model, network, out = tmp_path / "m.t7", f"{tmp_path}/net.py:Net", tmp_path / "o.pt"
+    classes = (option, tmp_path / ("scale.py" if option == "--plugin" else "scale.lua"), "--input", "2x3")
+    done = CliRunner().invoke(convert_command, [*map(str, (model, out, "--into", network, *classes))])
+    assert done.exit_code == 0, done.output
+    assert torch.equal(torch.load(out)["scale"], weight)
+    judged = CliRunner().invoke(verify_command, [*map(str, (model, network, "--weights", out, *classes))])
+    assert judged.exit_code == 0, judged.output
