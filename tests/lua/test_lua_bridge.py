@@ -28,6 +28,12 @@ def test_values_cross_both_ways(bridge: LuaBridge) -> None:
     assert bridge.execute("return nil, 1, 'a'") == (None, 1, "a")
 
 
+@pytest.mark.parametrize("arguments", ["", "0", "nil, true"])
+def test_lua_does_not_end_the_python_program(bridge: LuaBridge, arguments: str) -> None:
+    with pytest.raises(LuaBridgeError, match=r"os\.exit\(.*\) does not end a Python program: remove the call, or run"):
+        bridge.execute(f"os.exit({arguments})")
+
+
 def test_a_tensor_is_the_same_memory_on_both_sides(bridge: LuaBridge) -> None:
     mine = torch.zeros(2, 3, dtype=torch.float64)
     theirs = bridge.execute("local t = ... t[1][2] = 7 return t:t()", mine)

@@ -1,4 +1,4 @@
--- Parts of Torch7's environment other than tensors: string.format, timers, threads and packages.
+-- Parts of Torch7's environment other than tensors: string.format, os.exit, timers, threads and packages.
 local bridge, py = ...
 local bind = bridge.bind
 
@@ -43,6 +43,11 @@ function string.format(...)
    local ok, result = pcall(format, unpack(arguments, 1, n))
    if not ok then error((result:gsub("'%?'", "'format'")), 2) end
    return result
+end
+
+-- os.exit would end the Python program without its cleanup, and without a result; dpnn-lua replaces this function
+function os.exit(code)
+   error('os.exit(' .. (code == nil and '' or tostring(code)) .. ') does not end a Python program: remove the call, or run the file with dpnn-lua', 2)
 end
 
 -- split a text at the matches of a pattern; empty parts are kept, except at the ends
