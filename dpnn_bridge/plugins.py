@@ -22,7 +22,7 @@ from dpnn_bridge.outputs.required import with_required
 
 #: path of a plugin -> name of its module, and checksums of the files that it uses, at the time when it ran
 _loaded: dict[Path, tuple[str, dict[str, str]]] = {}
-#: the plugins of each running :func:`only_plugins`, and those among the loaded plugins that such calls loaded
+#: the plugins of each running :func:`only_plugins`, and the plugins that such calls loaded
 _running: list[frozenset[Path]] = []
 _temporary: set[Path] = set()
 
@@ -56,6 +56,8 @@ def _update(path: Path) -> None:
     files = _checksums(path)
     if files == _loaded.get(path, ("", {}))[1]:
         return
+    if _running and path not in _loaded:
+        _temporary.add(path)
     name = _forget(path, files)
     name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
@@ -109,7 +111,6 @@ def _starts(wanted: frozenset[Path]) -> bool:
         for path in _temporary - wanted:
             sys.modules.pop(_forget(path), None)
         _temporary.intersection_update(wanted)
-        _temporary.update(wanted - _loaded.keys())
         _running.append(wanted)
         return True
 

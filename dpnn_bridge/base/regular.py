@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -94,4 +95,5 @@ def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> D
         return MissingFileError(f"{name}: cannot be opened: no such file or directory; {CHECK_PATH}")
     if error.errno in DISK_ERRORS:
         return as_package_error(error, NotT7Error, "reading")
-    return NotT7Error(f"{name}: cannot be opened: {(error.strerror or str(error)).lower()}; {CHECK_PATH}")
+    advice = f"; {CHECK_PATH}" if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG) else ""
+    return NotT7Error(f"{name}: cannot be opened: {(error.strerror or str(error)).lower()}{advice}")

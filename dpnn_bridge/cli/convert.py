@@ -249,7 +249,7 @@ class _Request:
             raise click.UsageError("--report and --sha256 need one input and one output")
         if "-" in files and (out_dir is not None or all_models):
             raise click.UsageError("- cannot be combined with --out-dir or --all")
-        if (self.manifest or self.dask or self.jobs > 1) and out_dir is None and not all_models:
+        if (self.manifest or self.dask is not None or self.jobs > 1) and out_dir is None and not all_models:
             raise click.UsageError("--jobs, --manifest and --dask need --out-dir or --all")
         if self.options.get("sandbox") and "lua" not in self.options:
             raise click.UsageError("--sandbox and --partial-sandbox need --lua")

@@ -225,7 +225,10 @@ def network_of(text: str) -> nn.Module:
         raise
     except PermissionError as e:
         raise as_package_error(e, OptionError, f"creating {text}") from e
-    except (Exception, SystemExit) as e:  # a file that is also a script may call sys.exit
+    except SystemExit as e:
+        step = "if the file is also a script, put the script below `if __name__ == '__main__':`"
+        raise OptionError(f"{text} cannot be created: the code calls sys.exit({e}); {step}") from e
+    except Exception as e:
         raise OptionError(f"{text} cannot be created: {type(e).__name__}: {e}") from e
     if not isinstance(network, nn.Module):
         raise OptionError(f"{text} is a {type(network).__name__}, not a torch.nn.Module")

@@ -136,11 +136,11 @@ def verify_command(weights: Path | None, later: bool, partial_sandbox: bool, **o
     """
     if partial_sandbox:
         options["sandbox"] = "partial"
+    if options["sandbox"] and not options["lua"]:
+        raise click.UsageError("--sandbox and --partial-sandbox need --lua")
     if _verify_network(weights, later, options):
         return
     request = Request(**options)
-    if request.sandbox and not request.lua:
-        raise click.UsageError("--sandbox and --partial-sandbox need --lua")
     if request.model.suffix == ".jsonl":
         accept_only("a manifest", "trust_manifest", *_CLASSES, "jobs", "dask", "as_json", "verbose")
         if request.converted is not None:
@@ -162,7 +162,8 @@ def _verify_network(weights: Path | None, later: bool, options: dict[str, Any]) 
         return False
     own = ("weights", "later", "inputs", "key", "html", "as_json", "verbose", "unbounded")
     accept_only("FILE.py:NET", *own, "plugin", "lua", "sandbox", "partial_sandbox")
-    classes = {"plugins": options["plugin"], "lua": options["lua"] or None, "sandbox": options["sandbox"]}
+    plugins, lua = (tuple(map(os.path.abspath, options[name])) for name in ("plugin", "lua"))
+    classes = {"plugins": plugins, "lua": lua or None, "sandbox": options["sandbox"]}
     shared = {name: options[name] for name in ("model", "inputs", "key", "as_json", "quiet", "verbose", "unbounded")}
     comparison = Comparison(network=network, later=later, report_to=options["html"], classes=classes, **shared)
     verify_network(comparison, weights)
@@ -209,7 +210,7 @@ class Request:
             UsageError: An option requires a manifest.
             OutputError: The report would replace an input.
         """
-        if self.jobs > 1 or self.dask or self.trust_manifest:
+        if self.jobs > 1 or self.dask is not None or self.trust_manifest:
             raise click.UsageError("--jobs, --dask and --trust-manifest need a manifest, MODEL.jsonl")
         self._protect_inputs()
 

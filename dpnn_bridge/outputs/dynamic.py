@@ -116,25 +116,25 @@ class Dynamic:
             return [example]
         inputs = zip(nested.tensors(example), self.axes, strict=True)
         own = {name: tensor.shape[axis] for tensor, axes in inputs for axis, name in axes.items()}
-        model = traceable(module)
-        tried = {n: [own[n], *self._others(n, own, example, model)] for n in self.names if n != "batch"}
+        tried = {}
         if "batch" in self.names:
             tried["batch"] = [*BATCHES]
-            refused = [str(size) for size in BATCHES if not self._accepts(model, example, batch=size)]
+            refused = [str(size) for size in BATCHES if not self._accepts(module, example, {"batch": size})]
             if refused:
                 raise _invalid("batch", f"the model does not accept the sizes {', '.join(refused)}; omit batch")
+        tried |= {n: [own[n], *self._others(n, own, example, module)] for n in self.names if n != "batch"}
         return [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
 
-    def _accepts(self, model: nn.Module, example: Any, **sizes: int) -> bool:
-        """Return whether the model runs on the example with other sizes of some axes."""
+    def _accepts(self, module: nn.Module, example: Any, sizes: dict[str, int]) -> bool:
+        """Return whether a model without state of earlier inputs runs on the example with other sizes of some axes."""
         try:
             with torch.no_grad():
-                model(self.resized(example, sizes))
+                traceable(module)(self.resized(example, sizes))
         except Exception:
             return False
         return True
 
-    def _others(self, name: str, own: dict[str, int], example: Any, model: nn.Module) -> list[int]:
+    def _others(self, name: str, own: dict[str, int], example: Any, module: nn.Module) -> list[int]:
         """Return two other sizes of an axis that the model accepts. Each axis tries the sizes in another order."""
         n, shift = own[name], self.names.index(name)
         # after a pooling, a smaller change would give the same size
@@ -142,7 +142,7 @@ class Dynamic:
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         found = []
         for size in sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]:
-            if not self._accepts(model, example, **{"batch": BATCHES[0], name: size}):
+            if not self._accepts(module, example, {"batch": BATCHES[0], name: size}):
                 continue
             found.append(size)
             if len(found) == 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import as_package_error
+from dpnn_bridge.base.exclusive import process_wide
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.compare import nested
@@ -27,8 +29,14 @@ from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 from dpnn_bridge.modules.inputs import accepted_instead, input_options
 
-#: loggers of torch.export that log an error, which they also raise
-TRACING_LOGGERS = ("torch._subclasses.fake_tensor", "torch.export._trace")
+#: loggers of torch.export, torch.onnx and onnxscript about missing packages, and errors that are raised too
+SILENCED_LOGGERS = (
+    "torch._subclasses.fake_tensor",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._registration",
+    "torch.onnx._internal.exporter._compat",
+    "onnxscript.version_converter",
+)
 
 
 @contextmanager
@@ -99,15 +107,18 @@ def run_given(module: nn.Module, example: Any) -> Any:
         raise ConversionError(f"{error}{accepted_instead(module, example)}") from error.__cause__
 
 
+@process_wide
 @contextmanager
-def without_log_messages(*names: str) -> Iterator[None]:
-    """Suppress the messages of torch.export, and of other loggers, that repeat an error with a traceback."""
-    loggers = [logging.getLogger(name) for name in (*TRACING_LOGGERS, *names)]
+def without_log_messages() -> Iterator[None]:
+    """Suppress messages of torch.export and torch.onnx that are irrelevant, or that repeat an error."""
+    loggers = [logging.getLogger(name) for name in SILENCED_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

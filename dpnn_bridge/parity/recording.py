@@ -82,6 +82,7 @@ def record(
         output = nested.as_table(module(inputs) if target is None else module(inputs, target))
         table["output"] = lua_value(nested.map_tensors(_number_or_tensor, output))
         if gradients:
+            grad_output = nested.as_table(grad_output)
             grad_output = nested.random_like(output) if grad_output is None and target is None else grad_output
             zero_grad(module)
             nested.backward(output, grad_output)

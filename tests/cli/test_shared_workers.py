@@ -62,6 +62,12 @@ def test_a_call_uses_the_plugins_of_its_own_program_alone(tmp_path: Path) -> Non
         assert not [path for path in registry.files_of_users() if path.startswith(str(tmp_path))]
 
 
+def test_a_plugin_that_only_a_call_names_does_not_stay(tmp_path: Path) -> None:
+    one = plugin(tmp_path / "only.py", 6)
+    assert run(numbers, one) == [6]
+    assert run(numbers) == []
+
+
 def test_a_plugin_that_the_process_loaded_itself_stays(tmp_path: Path) -> None:
     own = plugin(tmp_path / "own.py", 3)
     try:

@@ -15,6 +15,7 @@ import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import OptionError
+from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.value_names import input_names, output_names
@@ -120,6 +121,29 @@ def test_a_size_that_the_model_does_not_take_is_named() -> None:
     example = torch.zeros(1, 1, 8, 8, 8)
     *_, last = Dynamic.of("batch,depth,height,width", example).examples(example, nn.Conv3d(1, 1, 3))
     assert len({*last.shape[2:]}) == 3
+
+
+class Cell(nn.Module):
+    def forward(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        x, h, c = values
+        return [x.tanh() + h, c]
+
+
+def test_a_model_that_keeps_a_state_is_tried_on_every_batch() -> None:
+    x, step = torch.randn(4, 10), FastLSTM(Cell(), input_size=10, output_size=10)
+    assert [len(e) for e in Dynamic.of(True, x).examples(x, step)] == [2, 3, 5]
+
+
+@pytest.mark.parametrize("name", ["self", "module", "example", "sizes"])
+def test_an_axis_may_have_any_name(name: str) -> None:
+    x = torch.randn(2, 3, 8)
+    assert len({e.shape for e in Dynamic.of(f"{name}=2", x).examples(x, nn.ReLU())}) == 3
+
+
+def test_of_two_axes_the_one_that_the_model_does_not_take_is_named() -> None:
+    x = torch.randn(3, 16, 16)  # no batch
+    with pytest.raises(OptionError, match="batch: the model does not accept the sizes 2, 5; omit batch"):
+        Dynamic.of("batch,last=2", x).examples(x, nn.Conv2d(3, 4, 3))
 
 
 def test_a_batch_that_the_model_does_not_take_is_one_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

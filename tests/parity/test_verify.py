@@ -349,6 +349,21 @@ def test_outputs_that_a_lua_table_holds_in_another_way_are_compared(
         parity.assert_parity(model, tmp_path / "m.t7")
 
 
+@pytest.mark.parametrize(
+    ("structure", "zero", "factor"),
+    [(lambda y: {2: y, 1: None}, None, 1), (lambda y: {2: 3 * y, 1: y}, torch.zeros(2, 2), 3)],
+    ids=["None", "keys"],
+)
+def test_gradients_of_such_outputs_may_have_their_structure(
+    tmp_path: Path, structure: Callable[[torch.Tensor], Any], zero: Any, factor: int
+) -> None:
+    model, g = Returning(structure), torch.rand(2, 2)
+    parity.record(model, torch.ones(2, 3), tmp_path / "m.t7", grad_output={2: g, 1: zero})
+    expected = factor * g @ model.layer.weight
+    torch.testing.assert_close(to_value(dpnn_bridge.read_t7(tmp_path / "m.t7")["gradInput"]), expected)
+    parity.assert_parity(model, tmp_path / "m.t7")
+
+
 def test_a_fixture_without_a_module_is_one_error() -> None:
     with pytest.raises(VerificationError, match="contains no module; pass the module to check_module"):
         parity.check(LuaTable({"input": 1}))

@@ -218,7 +218,7 @@ def test_a_network_that_exits_is_not_equal(tmp_path: Path, code: str) -> None:
     """The exit code of the network was that of the command, which had compared nothing."""
     (tmp_path / "script.py").write_text(code)
     result = verify(f"{tmp_path}/script.py:Net")
-    assert (result.exit_code, "cannot be created: SystemExit" in result.stderr) == (2, True)
+    assert (result.exit_code, "the code calls sys.exit(0); if the file" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
@@ -250,41 +250,52 @@ class Scale(nn.Module):
         tensors = ("weight",)
         sizes = {"weight": "size"}
 """
-SCALE_IN_LUA = """
+CUBE_IN_LUA = """
 require 'nn'
 into = into or {}
-local Scale, parent = torch.class('into.Scale', 'nn.Module')
-function Scale:updateOutput(x)
-   self.output = torch.cmul(x, self.weight:view(1, -1):expandAs(x))
+local Cube, parent = torch.class('into.Cube', 'nn.Module')
+function Cube:updateOutput(x)
+   self.output = torch.cmul(x, x):cmul(x)
    return self.output
 end
 """
-USES_SCALE = """
+NETWORKS = """
 import torch
 from torch import nn
 
-class Net(nn.Module):
+class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
         self.fc, self.scale = nn.Linear(3, 4), nn.Parameter(torch.ones(4))
 
     def forward(self, x):
         return self.fc(x) * self.scale
+
+class Cubed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.fc(x) ** 3
 """
 
 
-@pytest.mark.parametrize("option", ["--plugin", "--lua"])
-def test_a_model_with_classes_of_the_user_is_ported(tmp_path: Path, option: str) -> None:
-    for name, text in (("scale.py", SCALE), ("scale.lua", SCALE_IN_LUA), ("net.py", USES_SCALE)):
+@pytest.mark.parametrize(("layer", "network"), [("Scale", "Scaled"), ("Cube", "Cubed")], ids=["--plugin", "--lua"])
+def test_a_model_with_classes_of_the_user_is_ported(tmp_path: Path, layer: str, network: str) -> None:
+    for name, text in (("scale.py", SCALE), ("cube.lua", CUBE_IN_LUA), ("net.py", NETWORKS)):
         (tmp_path / name).write_text(text)
-    weight = torch.rand(4) + 1
-    scale = LuaObject("into.Scale", LuaTable({"weight": LuaTensor.from_numpy(weight.numpy())}))
-    layers = LuaTable.from_list([dpnn_bridge.to_lua(nn.Linear(3, 4)), scale])
+    linear, weight = nn.Linear(3, 4), torch.rand(4) + 1
+    own = LuaObject(f"into.{layer}", LuaTable({"weight": LuaTensor.from_numpy(weight.numpy())}))
+    layers = LuaTable.from_list([dpnn_bridge.to_lua(linear), own])
     dpnn_bridge.write_t7(tmp_path / "m.t7", LuaObject("nn.Sequential", LuaTable({"modules": layers})))
-    model, network, out = tmp_path / "m.t7", f"{tmp_path}/net.py:Net", tmp_path / "o.pt"
-    classes = (option, tmp_path / ("scale.py" if option == "--plugin" else "scale.lua"), "--input", "2x3")
-    done = CliRunner().invoke(convert_command, [*map(str, (model, out, "--into", network, *classes))])
+    model, net, out = tmp_path / "m.t7", f"{tmp_path}/net.py:{network}", tmp_path / "o.pt"
+    classes = ("--plugin", tmp_path / "scale.py") if layer == "Scale" else ("--lua", tmp_path / "cube.lua")
+    options = (*classes, "--input", "2x3")
+    done = CliRunner().invoke(convert_command, [*map(str, (model, out, "--into", net, *options))])
     assert done.exit_code == 0, done.output
-    assert torch.equal(torch.load(out)["scale"], weight)
-    judged = CliRunner().invoke(verify_command, [*map(str, (model, network, "--weights", out, *classes))])
+    state = torch.load(out)
+    assert torch.equal(state["fc.weight"], linear.weight)
+    assert layer == "Cube" or torch.equal(state["scale"], weight)
+    judged = CliRunner().invoke(verify_command, [*map(str, (model, net, "--weights", out, *options))])
     assert judged.exit_code == 0, judged.output

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,12 +35,6 @@ from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_
 
 #: metadata key under which torch.onnx stores the names of the modules that contain an operation
 SCOPES = "pkg.torch.onnx.name_scopes"
-#: loggers of torch.onnx and onnxscript whose messages are irrelevant, or are raised as errors by this file
-SILENCED_LOGGERS = (
-    "torch.onnx._internal.exporter._registration",
-    "torch.onnx._internal.exporter._compat",
-    "onnxscript.version_converter",
-)
 
 
 def _libraries() -> Any:
@@ -53,14 +45,6 @@ def _libraries() -> Any:
     except ImportError as e:
         raise missing_package(".onnx", "onnx", e) from e
     return onnx, onnxruntime
-
-
-@contextmanager
-def _without_log_messages() -> Iterator[None]:
-    """Suppress messages of torch.onnx about missing packages, deprecated features and failed conversions."""
-    with without_log_messages(*SILENCED_LOGGERS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 def _check_opset(program: Any, requested: int | None) -> None:
@@ -185,7 +169,7 @@ class Onnx(Format):
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with _without_log_messages(), WithoutDivisors():
+            with without_log_messages(), WithoutDivisors():
                 program = torch.onnx.export(
                     traceable(module),
                     (example, {}) if isinstance(example, dict) else (example,),  # a last dict is keyword arguments
