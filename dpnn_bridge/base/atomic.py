@@ -75,7 +75,8 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     path = _output_location(path)
     all_inputs = (inputs, *(protected() for protected in _protected.get()))
     if isinstance(path, str):
-        if any(url_place(path) in (files.urls if isinstance(files, FileSet) else files) for files in all_inputs):
+        place = url_place(path)
+        if any(place in (files.urls if isinstance(files, FileSet) else files) for files in all_inputs):
             raise OutputError(f"{path} is an input, which is never replaced; choose another name")
         return check_upload(path, force)
     for folder in filter(is_abandoned, path.absolute().parents):

@@ -82,8 +82,9 @@ def record(
         output = nested.as_table(module(inputs) if target is None else module(inputs, target))
         table["output"] = lua_value(nested.map_tensors(_number_or_tensor, output))
         if gradients:
+            if grad_output is None and target is None:
+                grad_output = nested.random_like(output)
             grad_output = nested.as_table(grad_output)
-            grad_output = nested.random_like(output) if grad_output is None and target is None else grad_output
             zero_grad(module)
             nested.backward(output, grad_output)
             table["gradOutput"] = lua_value(grad_output)
