@@ -238,7 +238,7 @@ def _verify_model(request: Request) -> None:
         try:
             result = _verified(request)
         except (ModelNotFoundError, NoReferenceError):  # a table with the fields of a reference is data too
-            difference = _data_difference(request)
+            difference = None if request.converted is None else _data_difference(request, request.converted)
             if difference is None:
                 raise
             accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
@@ -294,22 +294,10 @@ def _print(request: Request, result: Verification) -> None:
         sys.exit(VerificationError.exit_code)
 
 
-def _data_difference(request: Request) -> str | None:
-    """Return the difference of CONVERTED from the data of MODEL, empty if there is none.
-
-    Return None if MODEL has a model, or no entry at the key.
-    """
-    if request.converted is None:
-        return None
-    from dpnn_bridge.checkpoints.find import candidates, follow
+def _data_difference(request: Request, converted: Path) -> str | None:
     from dpnn_bridge.files.converting import data_difference
-    from dpnn_bridge.loaders.t7_reader import read_t7
 
-    data = read_t7(request.model)
-    data = follow(data, request.key) if request.key else data
-    if data is None or candidates(data):
-        return None
-    return data_difference(request.model, request.converted, key=request.key, dtype=request.dtype)
+    return data_difference(request.model, converted, key=request.key, dtype=request.dtype)
 
 
 def _print_data(request: Request, difference: str) -> None:

@@ -36,6 +36,7 @@ from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
 from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
+from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of_input
@@ -315,8 +316,10 @@ def _has_converted_content(src: Origin, path: Path, format: Format, to: str | No
         return _same_content(format, expected, path)
 
 
-def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords]) -> str:
+def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords]) -> str | None:
     """Return the first difference of a converted file from the data of ``src``; empty if the data are equal.
+
+    Return None if ``src`` contains a model, or has no entry at the key.
 
     Args:
         src, dst, **options: as for :func:`is_converted`.
@@ -327,6 +330,11 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
         NotT7Error: no format has the suffix of ``dst``.
     """
     format_of_input(dst)
+    data, key = read_t7(src), options.get("key")
+    if key:
+        data = follow(data, key)
+    if data is None or candidates(data):
+        return None
     if is_converted(src, dst, **options):
         return ""
     path, format = target_of(dst, None)

@@ -21,11 +21,17 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.remote import Location, location_of
 from dpnn_bridge.base.shards import checksum_of
-from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.batch.executors import failure_message, run_in_workers
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, ModelNotFoundError, T7Error, VerificationError
+from dpnn_bridge.errors import (
+    DpnnBridgeError,
+    MissingFileError,
+    ModelNotFoundError,
+    NoReferenceError,
+    T7Error,
+    VerificationError,
+)
 from dpnn_bridge.files import classes_in_lua
 from dpnn_bridge.files.converting import data_difference
 from dpnn_bridge.loaders.origin import local_file
@@ -210,11 +216,11 @@ def _is_below(path: str, folder: str) -> bool:
 def _compare(line: Line, source: Path, target: Path, options: Options) -> Checked:
     """Compare the target of a line with its source."""
     try:
-        if target.suffix == ".json" and not target.name.endswith(INDEX):
-            raise ModelNotFoundError("data")
         result = verify(source, target, key=line.get("key"), options=options)
-    except ModelNotFoundError:  # data without a model
+    except (ModelNotFoundError, NoReferenceError):  # a table with the fields of a reference is data too
         found = data_difference(source, target, key=line.get("key"))
+        if found is None:
+            raise
         text = f"the data differs from the source: {found}" if found else ""
         return _result(line, "different" if found else "equal", text, not found)
     verdict = "equal" if result.verdict is None else result.verdict.value

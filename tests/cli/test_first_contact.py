@@ -99,6 +99,9 @@ def test_data_with_the_field_input_are_data(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(source, {"input": torch.ones(2), "target": torch.ones(1)})
     assert run(convert_command, source, target).exit_code == 0
     assert run(verify_command, source, target).stdout.startswith("PASS: data without a model")
+    manifest = tmp_path / "done.jsonl"
+    run(convert_command, source, "--out-dir", tmp_path / "out", "--to", "npz", "--manifest", manifest)
+    assert "1 equal" in run(verify_command, manifest).stdout
     assert "is a reference without a module" in run(verify_command, source).stderr
 
 
