@@ -36,6 +36,9 @@ _NOTHING_WRITTEN = "; nothing was written"
 
 
 # ---------------------------------------------------------------------- checks of an output path
+#: folders of the system, and the beginning of the folders of the kernel: their links may lead to regular files, as
+#: /dev/stdout does
+_DEVICES, _KERNEL = ("/dev", "/proc", "/sys"), ("/proc/", "/sys/")
 #: suffix of files that are never replaced, because running Lua code may `require` them
 _LUA = ".lua"
 Files = Iterable[StrPath] | FileSet
@@ -83,12 +86,15 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         reason = f"{folder} has the name of a temporary folder and will be removed"
         raise OutputError(f"cannot write {path}: {reason}; choose another folder")
     try:
-        if (status := _status(path, force)) is None:
-            return
+        status, folder = _status(path, force), os.path.realpath(path.parent)
     except (OSError, ValueError) as e:
         raise _cannot_write(path, e) from e
-    if not stat.S_ISREG(status.st_mode):
+    if status is not None and not stat.S_ISREG(status.st_mode):
         raise OutputError(f"{path} is {_file_type(status.st_mode)}, which is never replaced; choose another name")
+    if folder in _DEVICES or folder.startswith(_KERNEL):
+        raise OutputError(f"cannot write {path}: {folder} is a folder of the system; choose another folder")
+    if status is None:
+        return
     if os.path.realpath(path).endswith(_LUA):
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
     for files in all_inputs:

@@ -267,7 +267,9 @@ def _checksums(origin: str, written: str) -> dict[str, Any]:
 
 def _is_line_of(line: Line | None, outcome: Outcome) -> bool:
     """Return whether a manifest's line describes the same successful conversion as an outcome."""
-    return line is not None and line["verdict"] == "equal" and outcome.checksums.items() <= line.items()
+    described = outcome.to_line()
+    names = ("source", "key", "verdict", *outcome.checksums)
+    return line is not None and all(line.get(name) == described[name] for name in names)
 
 
 Call = tuple[Task, Line | None]

@@ -35,8 +35,8 @@ from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
 
 Line = dict[str, Any]
 
-#: required entries of a line
-_REQUIRED = ("source", "target", "verdict")
+#: required entries of a line, and the beginning of each line that this package writes
+_REQUIRED, _LINE_START = ("source", "target", "verdict"), b'{"source": '
 #: maximum size of a manifest (about two million lines) and of a line in bytes
 _MAX_BYTES, _LONGEST_LINE = 1 << 30, 1 << 20
 
@@ -125,13 +125,11 @@ def _parsed(path: Path) -> Iterator[Line]:
     check_file(path, _MAX_BYTES)
     with open_input(path) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
-            if text.isspace():  # two programs may have ended the same incomplete line
+            text = text.strip(b"\0\r\n")  # a machine that crashed may have left zeros instead of a line
+            if not text.strip():  # two programs may have ended the same incomplete line
                 continue
-            text = text.rstrip(b"\r\n")
             try:
-                line = parse_json(text + b"\n")
-                if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
-                    raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
+                line = _parse_line(text)
             except (ValueError, RecursionError) as error:
                 # an incomplete line of a killed program, perhaps inside a string
                 is_cut = not text.endswith(b"}") or getattr(error, "pos", 0) >= len(text.decode(errors="replace"))
@@ -142,3 +140,16 @@ def _parsed(path: Path) -> Iterator[Line]:
                     source=str(path),
                 ) from error
             yield line
+
+
+def _parse_line(text: bytes) -> Line:
+    try:
+        line = parse_json(text + b"\n")
+    except ValueError:
+        start = text.rfind(_LINE_START)  # `cat` appends the next manifest to an incomplete last line
+        if start <= 0:
+            raise
+        return _parse_line(text[start:])
+    if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
+        raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
+    return line

@@ -435,7 +435,13 @@ def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
     assert list(last_lines(path)) == ["/a.pt"]
     Manifest(path).add(whole | {"target": "/c.pt"})
     assert list(last_lines(path)) == ["/a.pt", "/c.pt"]
-    for text in (b"nonsense\n", b"\0\xff\n"):
+    line = json.dumps(whole | {"target": "/d.pt"}).encode() + b"\n"
+    for before in (b'{"source": "/b.t7", "tar', b'{"source"', b"{", b"\0" * 512, b"\0" * 512 + b"\n"):
+        path.write_bytes(line.replace(b"d.pt", b"c.pt") + before + line)  # as `cat` does, and a machine that crashed
+        assert list(last_lines(path)) == ["/c.pt", "/d.pt"]
+        path.write_bytes(line + before)
+        assert list(last_lines(path)) == ["/d.pt"]
+    for text in (b"nonsense\n", b"\0\xff\n", b'{"a": 1}{"source": 1}\n'):
         path.write_bytes(text)
         code, _, err = run(verify_command, path)
         assert (code, f"{path}: line 1 is not a manifest line" in err, "remove the line" in err) == (3, True, True)

@@ -47,6 +47,18 @@ def test_options_without_a_checksum_do_not_identify_a_result(suffix: str, tmp_pa
     assert statuses(source, suffix, **options, force=True) == ["converted"]
 
 
+def test_an_input_that_moved_gets_a_new_line(tmp_path: Path) -> None:
+    write(tmp_path / "a.t7", 3)
+    (moved := tmp_path / "moved").mkdir()
+    manifest, target = tmp_path / "done.jsonl", tmp_path / "out" / "a.pt"
+    assert [o.status for o in batch.run([batch.Task(tmp_path / "a.t7", target)], manifest=manifest)] == ["converted"]
+    (tmp_path / "a.t7").rename(moved / "a.t7")
+    for _ in range(2):
+        assert [o.status for o in batch.run([batch.Task(moved / "a.t7", target)], manifest=manifest)] == ["skipped"]
+        assert [line.verdict for line in parity.check_manifest(manifest)] == ["equal"]
+    assert len(manifest.read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES[:-1])
 def test_a_lua_runtime_does_not_identify_a_result(suffix: str, tmp_path: Path) -> None:
     lua = pytest.importorskip("dpnn_bridge.lua", reason="optional extra is not installed")

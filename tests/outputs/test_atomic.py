@@ -26,7 +26,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge.base import atomic
-from dpnn_bridge.base.atomic import DeferredErrorFile, replacing, write_text
+from dpnn_bridge.base.atomic import DeferredErrorFile, check_output, replacing, write_text
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError, OutputExistsError, T7Error
@@ -164,6 +164,17 @@ def test_devices_pipes_and_folders_are_never_replaced(tmp_path: Path) -> None:
         assert run(MODEL, tmp_path / "m.pt", "--report", tmp_path / name)[0] == 6
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.pt", "null.pt", "pipe.pt"]
     assert stat.S_ISFIFO((tmp_path / "pipe.pt").stat().st_mode)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these folders")
+@pytest.mark.parametrize("name", ["/dev/x.pt", "/dev/fd/{}", "/proc/self/fd/{}", "/sys/x.pt", "link/x", "link/fd/{}"])
+def test_no_file_in_a_folder_of_the_system_is_replaced(name: str, tmp_path: Path) -> None:
+    """/dev/stdout is a link too: to a regular file, if the output of the command is redirected to one."""
+    (tmp_path / "link").symlink_to("/dev")
+    with open(tmp_path / "page.html", "w") as page:
+        name = name.format(page.fileno())
+        with pytest.raises(OutputError, match="is a folder of the system"):
+            check_output(tmp_path / name, True)
 
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
