@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -230,6 +230,17 @@ def _serialized(value: LuaTensor | LuaStorage) -> bytes:
 
 def _rank(path: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(next((i for i, names in enumerate(PREFERRED) if p in names), len(PREFERRED)) for p in path)
+
+
+def matching_key(key: str, keys: Iterable[str]) -> str | None:
+    """Return the one of ``keys`` that :func:`follow` finds for ``key``: ``1`` is ``[1]`` too; None if there is none."""
+    keys = list(keys)
+    return key if key in keys else next((k for k in keys if _steps(k) == _steps(key)), None)
+
+
+def _steps(key: str) -> list[str]:
+    """Return the steps of a path as text, in which a number in quotes is the number."""
+    return [step if isinstance(step, str) else f"{step!r}" for step in parse_path(key) or [key]]
 
 
 class Selection(NamedTuple):

@@ -37,7 +37,7 @@ from dpnn_bridge.cli.terminal import (
     version_option,
 )
 from dpnn_bridge.cli.torch_import import load_torch
-from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError, VerificationError
+from dpnn_bridge.errors import ConversionError, NoReferenceError, VerificationError
 
 if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
@@ -237,7 +237,7 @@ def _verify_model(request: Request) -> None:
         progress(f"running {request.model}")
         try:
             result = _verified(request)
-        except (ModelNotFoundError, NoReferenceError):  # a table with the fields of a reference is data too
+        except (ConversionError, NoReferenceError):  # an object, or a table with the fields of a reference, may be data
             difference = None if request.converted is None else _data_difference(request, request.converted)
             if difference is None:
                 raise

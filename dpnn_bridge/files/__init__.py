@@ -17,7 +17,7 @@ from dpnn_bridge.base.lazy_exports import lazy_exports
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.base.shards import check_unchanged
 from dpnn_bridge.checkpoints.contents import plain_entries, without_module
-from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, known_also, models_in, select
+from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, known_also, matching_key, models_in, select
 from dpnn_bridge.compare.precision import check_device
 from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
@@ -163,9 +163,10 @@ def unread(encoding: Encoding) -> list[str]:
 def _chosen(module: nn.Module, key: str, name: str, report: Report) -> nn.Module:
     """Return the model of a converted file whose key in the original ``.t7`` file was ``key``, if the file has keys."""
     keys = list(module) if isinstance(module, Models) else [original_key(report) or key]
-    if key not in keys:
+    found = matching_key(key, keys)
+    if found is None:
         raise ModelNotFoundError(f"{name}: no entry at key {key!r}. Models in the file: {', '.join(keys)}")
-    return module[key] if isinstance(module, Models) else module
+    return module[found] if isinstance(module, Models) else module
 
 
 def original_key(report: Report) -> str:

@@ -36,7 +36,6 @@ from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
 from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file, name_of
-from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of_input
@@ -97,7 +96,7 @@ def convert(
         inputs += _shards(src, file)
         task = _Conversion(file, target, format, chosen, format_options, inputs, force, checksum)
         contents = read_once(file)
-        value = _data(contents, chosen.key, rebuilding) if format.data else None
+        value = _data(contents[0], chosen.key, rebuilding.knows) if contents and format.data else None
         step(f"writing {dst}")
         if contents is not None and value is not None:
             report = task.write_data(value)
@@ -222,12 +221,12 @@ def _options_of(chosen: ConvertOptions, format: Format) -> Options:
     return Options(**common, pending=format.several, **classes_in_lua(chosen.lua, chosen.sandbox))
 
 
-def _data(contents: tuple[Any, Encoding] | None, key: str | None, options: Options) -> Any:
+def _data(root: Any, key: str | None, knows: Callable[[str], bool] | None = None) -> Any:
     """Return the data of a file, or the value at ``key``; None if the file contains a model, or the value is one."""
-    value = contents and (follow(contents[0], key) if key else contents[0])
+    value = follow(root, key) if key else root
     if value is None:
         return None
-    found = candidates(value, known_also(options.knows))
+    found = candidates(value, known_also(knows))
     return None if (any(not c.key for c in found) if key else found) else value
 
 
@@ -319,7 +318,7 @@ def _has_converted_content(src: Origin, path: Path, format: Format, to: str | No
 def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords]) -> str | None:
     """Return the first difference of a converted file from the data of ``src``; empty if the data are equal.
 
-    Return None if ``src`` contains a model, or has no entry at the key.
+    Return None if :func:`convert` would write a model, or ``src`` has no entry at the key.
 
     Args:
         src, dst, **options: as for :func:`is_converted`.
@@ -329,12 +328,11 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
         VerificationError: ``dst`` has compressed records, which are not read.
         NotT7Error: no format has the suffix of ``dst``.
     """
+    with local_file(src) as file:
+        contents = read_once(file)
+        if contents is None or _data(contents[0], options.get("key")) is None:
+            return None
     format_of_input(dst)
-    data, key = read_t7(src), options.get("key")
-    if key:
-        data = follow(data, key)
-    if data is None or candidates(data):
-        return None
     if is_converted(src, dst, **options):
         return ""
     path, format = target_of(dst, None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from torch import Tensor, nn
+from torch import nn
 
-from dpnn_bridge.checkpoints.find import SEVERAL
+from dpnn_bridge.checkpoints.find import SEVERAL, matching_key
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
@@ -77,10 +78,20 @@ class Models(nn.ModuleDict):
             return obj["table"]
 
 
-def tensors_at(key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of the model with a key, by their names in that model; empty if there is no such model."""
-    prefix = f"{_name(key)}."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def prefix_of(key: str, names: Iterable[str], expected: Iterable[str]) -> str:
+    """Return what precedes the names of one model in a file; empty if the file contains only this model.
+
+    Args:
+        key: path of the model, or empty.
+        names: names of the tensors in the file, as in the ``state_dict`` of one or of several models.
+        expected: names in the ``state_dict`` of the model.
+    """
+    names, expected = dict.fromkeys(names), list(expected)
+    found = matching_key(key, dict.fromkeys(_key(name.partition(".")[0]) for name in names))
+    prefix = f"{_name(key if found is None else found)}."
+    alone = sum(name in names for name in expected)
+    beside_others = sum(f"{prefix}{name}" in names for name in expected)
+    return prefix if key and (beside_others > alone or not expected) else ""
 
 
 def _name(key: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, T7Error
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
-from dpnn_bridge.modules.several import Models, tensors_at
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of_input
@@ -159,12 +157,7 @@ def _open(
         return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     check_readable(path)
-    open_file = wrap_errors(T7Error, f"reading {path}")(format.open)
-    if key and format.data:
-        written = open_file(path, Models({key: module}))
-        if found := tensors_at(key, written.tensors):
-            return replace(written, tensors=found)
-    return open_file(path, module)
+    return wrap_errors(T7Error, f"reading {path}")(format.open_one)(path, module, key)
 
 
 def _devices(module: nn.Module) -> Any:

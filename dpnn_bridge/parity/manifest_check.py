@@ -25,9 +25,9 @@ from dpnn_bridge.batch.executors import failure_message, run_in_workers
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import (
+    ConversionError,
     DpnnBridgeError,
     MissingFileError,
-    ModelNotFoundError,
     NoReferenceError,
     T7Error,
     VerificationError,
@@ -217,7 +217,7 @@ def _compare(line: Line, source: Path, target: Path, options: Options) -> Checke
     """Compare the target of a line with its source."""
     try:
         result = verify(source, target, key=line.get("key"), options=options)
-    except (ModelNotFoundError, NoReferenceError):  # a table with the fields of a reference is data too
+    except (ConversionError, NoReferenceError):  # an object, or a table with the fields of a reference, may be data
         found = data_difference(source, target, key=line.get("key"))
         if found is None:
             raise

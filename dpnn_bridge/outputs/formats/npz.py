@@ -18,6 +18,7 @@ from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
+from dpnn_bridge.modules.several import prefix_of
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.npy import ArrayHeader
@@ -94,18 +95,23 @@ class Npz(Format):
             return archive.comment.decode() or None
 
     def open(self, path: Path, module: nn.Module) -> Written:
+        return self.open_one(path, module, "")
+
+    def open_one(self, path: Path, module: nn.Module, key: str) -> Written:
         """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read."""
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
         with open_archive(path) as archive:
             entries = archive.infolist()
+            prefix = prefix_of(key, (e.filename.removesuffix(".npy") for e in entries), expected)
+            entries = [e for e in entries if e.filename.startswith(prefix)]
             if len(entries) > len(expected) + _MAX_OTHERS:
                 found = f"contains {len(entries):,} arrays, and the model has {len(expected):,} tensors"
                 raise VerificationError(f"{path}: {found}; it was converted from another model")
             for entry in entries:
                 if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                     raise T7FormatError(f"{shortened(entry.filename)} has a compression method that numpy does not use")
-                name = entry.filename.removesuffix(".npy")
+                name = entry.filename.removesuffix(".npy").removeprefix(prefix)
                 if name in tensors:  # a small file may list a large array many times
                     raise T7FormatError(f"it contains {shortened(name)} twice")
                 with archive.open(entry) as file:

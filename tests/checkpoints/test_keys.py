@@ -1,0 +1,66 @@
+"""The same key means the same entry for every command and in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import batch
+from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.modules.several import Models
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+
+def run(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, list(map(str, arguments)))
+
+
+def layers(count: int) -> LuaObject:
+    return dpnn_bridge.to_lua(nn.Sequential(*(nn.Linear(1, 1) for _ in range(count))))
+
+
+def test_the_entry_that_was_converted_as_data_is_verified_as_data(tmp_path: Path) -> None:
+    source, target, manifest = tmp_path / "d.t7", tmp_path / "d.npz", tmp_path / "done.jsonl"
+    obj = LuaObject("my.Batch", LuaTable({"x": 1}))
+    dpnn_bridge.write_t7(source, LuaTable({"nets": LuaTable({"a": layers(1)}), "batch": obj}))
+    for key in ("nets", "batch"):
+        run(convert_command, source, target, "--key", key, "--force")
+        assert run(verify_command, source, target, "--key", key).stdout.startswith("PASS: data without a model")
+        for _ in batch.run([batch.Task(source, target, key)], manifest=manifest, force=True):
+            assert "1 equal" in run(verify_command, manifest).stdout
+
+
+def test_a_wrong_key_of_a_converted_file_is_an_error_about_the_key(tmp_path: Path) -> None:
+    for name in ("m.pt", "m.npz"):
+        dpnn_bridge.save(tmp_path / name, Models({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}))
+    result = run(verify_command, tmp_path / "m.pt", tmp_path / "m.npz", "--key", "c")
+    assert result.exit_code == 5
+    assert "no entry at key 'c'. Models in the file: a, b" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["npz", "pt"])
+@pytest.mark.parametrize("key", ["2", "[2]"])
+def test_a_number_as_key_selects_the_model_in_a_file_of_one_or_all(tmp_path: Path, suffix: str, key: str) -> None:
+    source, one, both = tmp_path / "m.t7", tmp_path / f"one.{suffix}", tmp_path / f"both.{suffix}"
+    dpnn_bridge.write_t7(source, LuaTable.from_list([layers(3), layers(3)]))
+    dpnn_bridge.convert(source, one, key=key)
+    dpnn_bridge.convert(source, both)
+    for target in (one, both):
+        for spelled in ("2", "[2]"):
+            assert dpnn_bridge.verify(source, target, key=spelled).ok
+        assert target.suffix == ".npz" or isinstance(dpnn_bridge.load(target, key="2"), nn.Sequential)
+
+
+def test_other_models_of_an_npz_file_are_not_compared(tmp_path: Path) -> None:
+    source, target = tmp_path / "m.t7", tmp_path / "m.npz"
+    parts = {"a": layers(60), "b": dpnn_bridge.to_lua(nn.ReLU()), "c": layers(1)}
+    dpnn_bridge.write_t7(source, LuaTable(parts.items()))
+    dpnn_bridge.convert(source, target)
+    for key in parts:
+        assert dpnn_bridge.verify(source, target, key=key).ok
