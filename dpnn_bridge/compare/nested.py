@@ -177,13 +177,23 @@ def backward(output: Any, grad_output: Any) -> None:
     if len(outputs) != len(grads):
         raise VerificationError(f"gradOutput has {len(grads)} tensors, the output {len(outputs)}")
     pairs = [
-        (o, torch.as_tensor(g, dtype=o.dtype, device=o.device).reshape(o.shape))
+        (o, _gradient_of(o, g))
         for o, g in zip(outputs, grads, strict=True)
         if isinstance(o, Tensor) and o.requires_grad
     ]
     if pairs:
         # sums with the gradients `grads`, because autograd imports SymPy if it gets gradients as an argument
         torch.autograd.backward([(o * g).sum() for o, g in pairs])
+
+
+def _gradient_of(output: Tensor, grad: Any) -> Tensor:
+    if not isinstance(grad, (Tensor, int, float)):
+        raise VerificationError(f"gradOutput: expected a tensor of shape {tuple(output.shape)}, found {grad!r}")
+    grad = torch.as_tensor(grad, dtype=output.dtype, device=output.device)
+    if grad.numel() != output.numel():
+        shape, found = tuple(output.shape), tuple(grad.shape)
+        raise VerificationError(f"gradOutput: expected a tensor of shape {shape}, found a tensor of shape {found}")
+    return grad.reshape(output.shape)
 
 
 def _ordered_like(output: Any, source: Any, path: str) -> Any:

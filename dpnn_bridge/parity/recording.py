@@ -20,12 +20,12 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, VerificationError
+from dpnn_bridge.errors import ConversionError, NoReferenceError, VerificationError
 from dpnn_bridge.loaders.t7_writer import write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import check_module
 from dpnn_bridge.parity.gradients import zero_grad
-from dpnn_bridge.parity.subject import read_reference
+from dpnn_bridge.parity.subject import is_comparable, read_reference
 
 
 @checks_arguments
@@ -126,7 +126,7 @@ def assert_parity(
         gradients: whether to compare gradients if the fixture contains them.
 
     Raises:
-        NoReferenceError: the file or table contains no input.
+        NoReferenceError: the file or table contains no input, or nothing to compare.
         AssertionError: a comparison failed; the message lists the failed comparisons with their worst elements.
 
     Examples:
@@ -144,5 +144,10 @@ def assert_parity(
         gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
         gradients=gradients,
     )
+    if not result.differences and not is_comparable(table):
+        name = "fixture=" if isinstance(fixture, LuaTable) else fixture
+        raise NoReferenceError(
+            f"{name}: an input and no results to compare: add output, gradInput, gradParams or after"
+        )
     if not result.ok:
         raise AssertionError("\n".join(f"{d.name}: {d.message}" for d in result.failures))

@@ -265,3 +265,20 @@ def test_parameters_of_another_number_have_a_name(tmp_path: Path) -> None:
     y = dpnn_bridge.load(tmp_path / "model.t7")(x).detach()
     result = verify(tmp_path / "model.t7", reference=table(x, y, params=lua_value([torch.ones(2, 2)])))
     assert [(d.name, layer.path) for layer in result.layers for d in layer.differences if not d.ok] == [("params", "")]
+
+
+def test_parity_without_results_to_compare_is_an_error() -> None:
+    with pytest.raises(NoReferenceError, match="no results to compare"):
+        parity.assert_parity(nn.Tanh(), LuaTable({"input": lua_value(torch.ones(2))}))
+    parity.assert_parity(
+        nn.Tanh(), LuaTable({"input": lua_value(torch.ones(2)), "output": lua_value(torch.ones(2).tanh())})
+    )
+
+
+@pytest.mark.parametrize("given", [3, "x", torch.ones(3)])
+def test_a_grad_output_of_another_size_is_named(given: object) -> None:
+    reference = table(
+        torch.ones(2, 2), torch.ones(2, 2).tanh(), gradOutput=lua_value(given), gradInput=lua_value(given)
+    )
+    with pytest.raises(VerificationError, match=r"^gradOutput: expected a tensor of shape \(2, 2\), found"):
+        parity.assert_parity(nn.Tanh(), reference)
