@@ -18,8 +18,9 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import StrPath, check_output, replacing
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.graph import format_path, parse_path
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.remote import Location, beside, input_place, is_url, location_of
 from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of
@@ -27,11 +28,19 @@ from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.checkpoints.contents import named_file
-from dpnn_bridge.checkpoints.find import candidates, follow, known_also
+from dpnn_bridge.checkpoints.find import candidates, follow, known_also, models_in
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, DpnnBridgeError, MissingFileError, OptionError, T7Error
+from dpnn_bridge.errors import (
+    ConversionError,
+    ConversionLimitError,
+    DpnnBridgeError,
+    MissingFileError,
+    ModelNotFoundError,
+    OptionError,
+    T7Error,
+)
 from dpnn_bridge.files import cast, classes_in_lua, load_local, unread
 from dpnn_bridge.files.source_cache import checksum_once, read_once
 from dpnn_bridge.loaders.encoding import Encoding
@@ -99,8 +108,12 @@ def convert(
         value = _data(contents[0], chosen.key, rebuilding.knows) if contents and format.data else None
         step(f"writing {dst}")
         if contents is not None and value is not None:
-            report = task.write_data(value)
-            report.notes += unread(contents[1])
+            models = _models_as_data(value, chosen.key, rebuilding.knows)
+            try:
+                report = task.write_data(value)
+            except ConversionLimitError as error:  # the modules of a model may share tables often
+                raise ModelNotFoundError(f"{file.name}: {models[0]}") if models else error from None
+            report.notes += unread(contents[1]) + models
             return report
         return task.write_model(contents, rebuilding)
 
@@ -228,6 +241,16 @@ def _data(root: Any, key: str | None, knows: Callable[[str], bool] | None = None
         return None
     found = candidates(value, known_also(knows))
     return None if (any(not c.key for c in found) if key else found) else value
+
+
+def _models_as_data(value: Any, key: str | None, knows: Callable[[str], bool] | None) -> list[str]:
+    """Return a note if the entry at ``key`` is a table with models, which :func:`dpnn_bridge.load` does not read."""
+    found = models_in(value, known_also(knows))
+    if not found:
+        return []
+    inner = format_path([*(parse_path(key or "") or ()), *found[0].path])
+    content = f"the entry is a table with {counted(len(found), 'model')}"
+    return [f"{content}; for a file that loads, select one with key= (--key): {inner}"]
 
 
 def _data_report(written: data.Data, name: str, key: str | None, model: tuple[str, str] | None) -> Report:

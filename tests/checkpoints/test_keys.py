@@ -13,6 +13,7 @@ import dpnn_bridge
 from dpnn_bridge import batch
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import ConversionLimitError, ModelNotFoundError
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -30,7 +31,10 @@ def test_the_entry_that_was_converted_as_data_is_verified_as_data(tmp_path: Path
     obj = LuaObject("my.Batch", LuaTable({"x": 1}))
     dpnn_bridge.write_t7(source, LuaTable({"nets": LuaTable({"a": layers(1)}), "batch": obj}))
     for key in ("nets", "batch"):
-        run(convert_command, source, target, "--key", key, "--force")
+        converted = run(convert_command, source, target, "--key", key, "--force")
+        assert ("a table with 1 model; for a file that loads, select one with --key: nets.a" in converted.stdout) == (
+            key == "nets"
+        )
         assert run(verify_command, source, target, "--key", key).stdout.startswith("PASS: data without a model")
         for _ in batch.run([batch.Task(source, target, key)], manifest=manifest, force=True):
             assert "1 equal" in run(verify_command, manifest).stdout
@@ -64,3 +68,13 @@ def test_other_models_of_an_npz_file_are_not_compared(tmp_path: Path) -> None:
     dpnn_bridge.convert(source, target)
     for key in parts:
         assert dpnn_bridge.verify(source, target, key=key).ok
+
+
+def test_a_table_with_a_model_that_is_no_data_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def collect(*_: object, **__: object) -> None:
+        raise ConversionLimitError("its shared tables are used too often")
+
+    monkeypatch.setattr("dpnn_bridge.outputs.data.collect", collect)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaTable({"protos": LuaTable({"rnn": layers(1)})}))
+    with pytest.raises(ModelNotFoundError, match=r"a table with 1 model; .* select one with key=.*: protos\.rnn"):
+        dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt", key="protos")
