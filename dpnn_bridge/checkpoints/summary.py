@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dpnn_bridge.base.display import counted, printable
+from dpnn_bridge.base.graph import is_criterion
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.architectures import Architecture
 from dpnn_bridge.checkpoints.describe import format_bytes
@@ -99,6 +100,7 @@ class Summary:
         objects: number of consecutive objects in the file.
         notes: other remarks.
         next: suggested commands.
+        has_tree: whether ``dpnn-inspect --raw`` can list the entries, which needs a Torch7 file.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Summary:
     objects: int = 1
     notes: list[str] = field(default_factory=list)
     next: list[str] = field(default_factory=list)
+    has_tree: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data for JSON."""
@@ -167,8 +170,11 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "", ""
     for command in summary.next:
         yield "bold", f"next: {command}"
-    runs = summary.models and not summary.models[0].problem
-    yield "dim", "every entry: --raw" + (f"; shapes of the outputs: {input_options(summary.models[0])}" if runs else "")
+    runs = summary.models and not summary.models[0].problem and not is_criterion(summary.models[0].lua)
+    hints = ["every entry: --raw"] if summary.has_tree else []
+    hints += [f"shapes of the outputs: {input_options(summary.models[0])}"] if runs else []
+    if hints:
+        yield "dim", "; ".join(hints)
 
 
 def input_options(model: Model) -> str:

@@ -154,8 +154,12 @@ def _read(file: LocalFile, options: ReadOptions) -> tuple[Any, Encoding]:
         return read_local(file, options)
     except NotT7Error:
         from dpnn_bridge.legacy.pickles import PickleEncoding, contains_legacy, read
+        from dpnn_bridge.outputs.formats import is_converted_file
 
         if not contains_legacy(file.path):
+            if is_converted_file(file.path):
+                advice = "for a summary, omit --raw, --json, -v and the other options of the tree"
+                raise NotT7Error(f"{file.name}: a tree of entries needs a .t7 file; {advice}") from None
             raise
         return read(file), PickleEncoding()
 

@@ -14,7 +14,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable, shortened
-from dpnn_bridge.base.graph import format_path
+from dpnn_bridge.base.graph import format_path, is_criterion
 from dpnn_bridge.base.shell import shell_file, shell_quoted
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
@@ -37,6 +37,7 @@ from dpnn_bridge.loaders.origin import LocalFile, Origin, local_file
 from dpnn_bridge.loaders.t7_reader import read_all
 from dpnn_bridge.modules.fit import shape_warnings
 from dpnn_bridge.modules.inputs import input_shapes, likely_shapes
+from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.plugins import load_plugins
 
@@ -123,20 +124,26 @@ def _joined(key: str, inner: str) -> str:
 
 def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None, options: str) -> Summary:
     module, report = load_local(file, None, key, Options(allow_unsupported=True))
-    record = record_of(module)
-    model = Model(key or "", record.class_name if record else type(module).__name__)
     size = file.path.stat().st_size
-    model.unsupported = sorted({c.class_name for c in report.unsupported})
-    _measure(model, module, example, size)
-    _find_inputs(model, module, size)
+    unsupported = {c.class_name for c in report.unsupported}
+    models: list[Model] = []
+    for inner, part in module.items() if isinstance(module, Models) else [(key or "", module)]:
+        record = record_of(part)
+        model = Model(inner, record.class_name if record else type(part).__name__)
+        model.unsupported = sorted(unsupported & {m.class_name for m in part.modules() if isinstance(m, Placeholder)})
+        _measure(model, part, None if models else example, size)
+        _find_inputs(model, part, size)
+        models.append(model)
     source = report.metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"
-    summary = Summary(file.name, size, file.path.suffix[1:], what, [model])
+    summary = Summary(file.name, size, file.path.suffix[1:], what, models, has_tree=False)
     checkpoint = report.metadata.get("checkpoint")
     summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
-    suffix, more = (".onnx", input_options(model)) if not model.unsupported else (".t7", _WITH_CLASSES)
-    chosen = f"{_key_option(key or '')}{options}"
-    summary.next = [f"dpnn-convert {_input(file.name)} {_output(file.name, suffix)}{chosen} {more}"]
+    suffix, more = ".onnx", f" {input_options(models[0])}"
+    if unsupported or is_criterion(models[0].lua):
+        suffix, more = ".t7", f" {_WITH_CLASSES}" if unsupported else ""
+    chosen = f"{_key_option(models[0].key)}{options}"
+    summary.next = [f"dpnn-convert {_input(file.name)} {_output(file.name, suffix)}{chosen}{more}"]
     return summary
 
 

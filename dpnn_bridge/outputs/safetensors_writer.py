@@ -165,11 +165,11 @@ def content_of(strings: dict[str, str], tensors: dict[str, Tensor], name: str) -
         name: name of the file for messages.
 
     Raises:
-        ConversionError: another program wrote the file.
+        ConversionError: another program wrote the file, or it contains data.
         T7FormatError: the metadata is damaged.
     """
     if container.FORMAT not in (strings.get("dpnn_bridge"), strings.get("format")):  # older files have it in `format`
-        raise ConversionError(f"{name} was not written by dpnn_bridge; use safetensors to read its tensors")
+        raise ConversionError(f"{name} contains no model of dpnn_bridge; use safetensors to read its tensors")
     try:
         constants = _constants(strings, tensors)
         aliases = parse_json(strings.get("aliases", "{}"))

@@ -20,6 +20,7 @@ from dpnn_bridge.checkpoints.describe import describe, format_bytes
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders import read_t7, write_t7
+from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.pictures import model_graph, to_mermaid
 
@@ -303,3 +304,27 @@ def test_a_limit_applies_beside_verbose(tmp_path: Path) -> None:
 
 def _mine() -> LuaObject:
     return LuaObject("mine.Layer", LuaTable({"train": False}))
+
+
+def test_a_converted_file_has_no_tree_of_entries(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.pt", torch.nn.Linear(2, 2))
+    assert "--raw" not in str(dpnn_bridge.inspect(tmp_path / "m.pt"))
+    for option in ("--raw", "--json"):
+        result = CliRunner().invoke(inspect_command, [str(tmp_path / "m.pt"), option])
+        assert result.exit_code == 3
+        assert "m.pt: a tree of entries needs a .t7 file; for a summary, omit --raw" in result.stderr
+
+
+def test_the_suggested_command_of_a_converted_file_works(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "several.pt", Models({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(3, 3)}))
+    several = dpnn_bridge.inspect(tmp_path / "several.pt", input=torch.ones(1, 2))
+    assert [(m.key, m.lua, m.parameters, m.inputs) for m in several.models] == [
+        ("a", "Linear", 6, ["1x2"]),
+        ("b", "Linear", 12, ["1x3"]),
+    ]
+    assert several.models[0].layers[0].shape == "1x2"
+    assert several.next[0].endswith("several.onnx --key a --input 1x2")
+    dpnn_bridge.save(tmp_path / "loss.pt", dpnn_bridge.to_torch(dpnn_bridge.to_lua(torch.nn.MSELoss())))
+    loss = dpnn_bridge.inspect(tmp_path / "loss.pt")
+    assert loss.next[0].endswith("loss.pt loss.t7")
+    assert "--input" not in str(loss)

@@ -419,7 +419,7 @@ def header(entries: dict[str, Any], data: int) -> bytes:
 )
 def test_damaged_safetensors(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(data)
-    reason = "damaged|header is missing" + ("|not written by dpnn_bridge" if b"__metadata__" in data else "")
+    reason = "damaged|header is missing" + ("|contains no model of dpnn_bridge" if b"__metadata__" in data else "")
     with pytest.raises(DpnnBridgeError, match=rf"m\.safetensors.*({reason})"):
         dpnn_bridge.load(tmp_path / "m.safetensors")
 
