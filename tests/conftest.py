@@ -237,8 +237,9 @@ def forks(folder: Path, *modules: str) -> Iterator[list[str]]:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A command line that runs commands in forks of one program, see ``warm.py``."""
-    modules = [f"dpnn_bridge.{name}" for name in ("cli.convert", "cli.inspect", "cli.verify", "files.converting")]
-    with forks(tmp_path_factory.mktemp("warm"), "torch", *modules) as command:
+    from forkserver import MODULES
+
+    with forks(tmp_path_factory.mktemp("warm"), *MODULES) as command:
         yield shlex.join(command)
 
 

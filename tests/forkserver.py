@@ -4,12 +4,16 @@ Only for tests of what a process does: imports of a fork are not those of a new 
 """
 
 import multiprocessing
+import pkgutil
 
+import dpnn_bridge.modules
+
+#: what commands import at their start and while they run
+MODULES = [
+    *(f"dpnn_bridge.{name}" for name in ("batch", "cli.convert", "cli.inspect", "cli.verify", "files.converting", "lua")),
+    *(f"dpnn_bridge.{name}" for name in ("outputs.formats.pt2", "parity.api", "parity.html", "pictures.html")),
+    *(module.name for module in pkgutil.walk_packages(dpnn_bridge.modules.__path__, "dpnn_bridge.modules.")),
+    *("safetensors.torch", "torch._dynamo", "torch.export", "onnxscript", "torch.onnx._internal.exporter._compat"),
+]
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    [
-        f"dpnn_bridge.{name}"
-        for name in ("batch", "cli.convert", "cli.inspect", "cli.verify", "parity.html", "outputs.formats.pt2")
-    ]
-    + ["safetensors.torch", "torch._dynamo", "torch.export", "onnxscript", "torch.onnx._internal.exporter._compat"]
-)
+FORKSERVER.set_forkserver_preload(MODULES)

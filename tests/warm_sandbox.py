@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import platform
 import signal
@@ -33,6 +34,8 @@ def serve(number: int) -> None:
     from dpnn_bridge.lua import confined
 
     confined._import_all()
+    gc.collect()
+    gc.freeze()
     libc = ctypes.CDLL(None)
     with socket.socket(fileno=number) as connection:
         while streams := socket.recv_fds(connection, 1, 3)[1]:
