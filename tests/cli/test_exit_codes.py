@@ -31,6 +31,8 @@ from dpnn_bridge.loaders import dumps, write_t7
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 COMMANDS: dict[str, Any] = {
     "convert": convert_command,
     "inspect": inspect_command,

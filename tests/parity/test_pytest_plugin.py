@@ -23,7 +23,8 @@ Run = Callable[..., pytest.RunResult]
 @pytest.fixture
 def run(pytester: pytest.Pytester, warm: str) -> Run:
     """In a process of its own: inside this one pytester would have parts of PyTorch imported anew, which it refuses."""
-    return lambda *arguments: pytester.run(*shlex.split(warm), "pytest:console_main", "pytest", *arguments)
+    program = [*shlex.split(warm), "pytest:console_main", "pytest", "-p", "no:hypothesispytest"]
+    return lambda *arguments: pytester.run(*program, *arguments)
 
 
 @pytest.fixture
