@@ -136,7 +136,7 @@ def _open(
 ) -> Written:
     """Open a file to compare it; for the arguments see :func:`compare_converted`."""
     if format.rebuilt:
-        other = relocate(loaded(path, options, key).to(next(_devices(module), torch.device("cpu")), dtype))
+        other = relocate(loaded(path, options, key, module).to(next(_devices(module), torch.device("cpu")), dtype))
         modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
         if not format.loads:  # .t7 does not store whether a parameter is frozen

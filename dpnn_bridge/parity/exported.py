@@ -22,12 +22,22 @@ NOTE = "MODEL has layers of PyTorch. The layers of its export to Torch7 were com
 DIMENSIONS = range(1, 6)
 
 
-def loaded(path: StrPath, options: Options, key: str) -> nn.Module:
-    """Load the module of a file; ``key`` selects the module if the file contains several."""
+def loaded(path: StrPath, options: Options, key: str, module: nn.Module) -> nn.Module:
+    """Load the module of a file to compare it with ``module``, whose key in its Torch7 file is ``key``.
+
+    The key selects the module if the file contains several. It may also be the path of a layer in a file that contains
+    only ``module``, such as ``module`` of ``nn.Sequencer``.
+    """
     try:
-        return load_with_report(path, key or None, options)[0]
+        found = load_with_report(path, key or None, options)[0]
     except ModelNotFoundError:
         return load_with_report(path, None, options)[0]
+    expected = _layers(module)
+    if key and _layers(found) != expected:
+        with suppress(ConversionError):
+            whole = load_with_report(path, None, options)[0]
+            return max(found, whole, key=lambda m: len(_layers(m) & expected))
+    return found
 
 
 def as_exported(module: nn.Module, path: StrPath, value: Any, options: Options, key: str) -> nn.Module | None:
@@ -48,7 +58,7 @@ def as_exported(module: nn.Module, path: StrPath, value: Any, options: Options, 
     """
     if isinstance(module, Models) or all(record_of(m) is not None for m in module.modules()):
         return None
-    layers, best, most = _layers(loaded(path, options, key)), None, -1
+    layers, best, most = _layers(loaded(path, options, key, module)), None, -1
     for export in _exports(module, value, options):
         common = len(layers & _layers(export))
         if common > most:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
@@ -13,6 +14,7 @@ import dpnn_bridge
 from dpnn_bridge import batch
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.errors import ConversionLimitError, ModelNotFoundError
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -78,3 +80,23 @@ def test_a_table_with_a_model_that_is_no_data_names_the_model(tmp_path: Path, mo
     dpnn_bridge.write_t7(tmp_path / "m.t7", LuaTable({"protos": LuaTable({"rnn": layers(1)})}))
     with pytest.raises(ModelNotFoundError, match=r"a table with 1 model; .* select one with key=.*: protos\.rnn"):
         dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt", key="protos")
+
+
+@pytest.mark.parametrize("key", ["modules[1]", "modules"])
+def test_a_key_that_is_also_a_path_in_the_converted_file_names_the_source(tmp_path: Path, key: str) -> None:
+    source, target = tmp_path / "m.t7", tmp_path / "one.t7"
+    parts = [layers(2), layers(3)]
+    dpnn_bridge.write_t7(source, LuaTable({"modules": LuaTable.from_list(parts) if key != "modules" else parts[0]}))
+    dpnn_bridge.convert(source, target, key=key)
+    assert dpnn_bridge.verify(source, target, key=key).ok
+    assert dpnn_bridge.verify(source, source, key=key).ok
+    dpnn_bridge.write_t7(target, layers(3))
+    assert not dpnn_bridge.verify(source, target, key=key).ok
+
+
+def test_a_fixture_of_a_sequencer_is_compared_with_its_converted_file(tmp_path: Path) -> None:
+    step = LuaObject("nn.Linear", LuaTable({"weight": lua_value(torch.ones(2, 2)), "bias": lua_value(torch.ones(2))}))
+    fixture = LuaTable({"module": LuaObject("nn.Sequencer", LuaTable({"module": step})), "input": LuaTable()})
+    dpnn_bridge.write_t7(tmp_path / "fixture.t7", fixture)
+    dpnn_bridge.convert(tmp_path / "fixture.t7", tmp_path / "m.t7")
+    assert dpnn_bridge.verify(tmp_path / "fixture.t7", tmp_path / "m.t7").ok
