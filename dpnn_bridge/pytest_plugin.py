@@ -13,11 +13,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpnn_bridge.base.display import printable, printable_lines
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error, OptionError
 from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
 
@@ -35,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--t7-plugin", action="append", default=[], metavar="FILE", help="Python file with @lua_class mappings"
     )
+    group.addoption("--t7-unbounded", action="store_true", help="run fixtures without limits of memory and time")
     group.addoption(
         "--t7-known-differences", metavar="FILE", help="JSON file of comparisons that may differ, each with its reason"
     )
@@ -123,7 +126,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         if not any(_inside(file, [path]) for file in files):
             raise pytest.UsageError(f"no .t7 file: {path}")
     for file in files:
-        items.extend(FixtureFile.from_parent(session, path=file).collect())
+        items.extend(FixtureFile.from_parent(session, path=file, **_node_id(file, config)).collect())
+
+
+def _node_id(file: Path, config: pytest.Config) -> dict[str, Any]:
+    """Return the id of a file whose name would have an effect on the terminal; nothing for other files."""
+    return {} if str(file).isprintable() else {"nodeid": printable(os.path.relpath(file, config.rootpath))}
 
 
 def _check_device(device: str) -> None:
@@ -159,7 +167,9 @@ class FixtureItem(pytest.Item):
 
     def runtest(self) -> None:
         from dpnn_bridge.compare.differences import Tolerance
+        from dpnn_bridge.conversion.limits import ResourceLimits
         from dpnn_bridge.loaders.t7_reader import read_t7
+        from dpnn_bridge.parity.bounded import run_limits
         from dpnn_bridge.parity.fixture import check
         from dpnn_bridge.parity.verify import is_comparable, is_fixture
         from dpnn_bridge.plugins import load_plugins
@@ -172,7 +182,8 @@ class FixtureItem(pytest.Item):
         if not is_comparable(fixture):
             pytest.skip("an incomplete fixture: it contains a module and an input, and no results")
         tolerance = Tolerance() if rtol is None else Tolerance(rtol, rtol)
-        result = check(fixture, device=device, tolerance=tolerance)
+        running = nullcontext if self.config.option.t7_unbounded else run_limits(ResourceLimits([fixture]))
+        result = check(fixture, device=device, tolerance=tolerance, running=running)
         mark_known(result.differences, self.config.stash[KNOWN_DIFFERENCES], self.path.stem)
         result.raise_for_failures()
         if reasons := known_reasons(result.differences):
@@ -181,8 +192,9 @@ class FixtureItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Format errors of this package without a traceback."""
         if isinstance(excinfo.value, DpnnBridgeError):
-            return f"{self.path.name}:\n{excinfo.value}"
+            text = str(excinfo.value).replace("unbounded=True (--unbounded)", "--t7-unbounded")
+            return f"{printable(self.path.name)}:\n{printable_lines(text)}"
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, 0, f"parity of {self.path.name}"
+        return Path(printable(str(self.path))), 0, f"parity of {printable(self.path.name)}"

@@ -54,6 +54,7 @@ def check(
     device: str | torch.device = "cpu",
     tolerance: Tolerance | None = None,
     options: Options | None = None,
+    running: RunLimits = nullcontext,
 ) -> Result:
     """Convert ``fixture["module"]``, run it, and compare all results in the fixture.
 
@@ -62,6 +63,7 @@ def check(
         device: device on which the module runs.
         tolerance: accepted differences; default: ``Tolerance()``.
         options: options of the conversion.
+        running: limits the resources of the forward and backward pass.
 
     Returns:
         One :class:`Difference` for each parameter, output, gradient and updated buffer.
@@ -71,7 +73,7 @@ def check(
         raise VerificationError("the fixture contains no module; pass the module to check_module")
     module = convert_object(fixture["module"], options)[0]
     fixture = upgraded(fixture, module, fixture["module"])
-    return check_module(module, fixture, device=device, tolerance=tolerance, options=options)
+    return check_module(module, fixture, device=device, tolerance=tolerance, options=options, running=running)
 
 
 @checks_arguments

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import FIXTURES, KNOWN_FILE, RESIDUAL, manifest
 from samples import SAMPLES
 
 import dpnn_bridge
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 pytest_plugins = ["pytester"]
 
@@ -44,6 +46,19 @@ def test_pytest_plugin(run: Run, folder: Path) -> None:
     result.assert_outcomes(passed=1)
     result = run(*PLUGIN, str(folder))  # without the option .t7 files are none of its business
     result.assert_outcomes()
+
+
+def test_a_fixture_from_others_fails(run: Run, pytester: pytest.Pytester) -> None:
+    folder = pytester.mkdir("fixtures")
+    (folder / "\x1b[31ma\nPASSED b.t7").touch()
+    padding = LuaObject("nn.Padding", LuaTable([("pad", 1 << 40), ("dim", 1), ("value", 0)]))
+    fixture = {"module": padding, "input": torch.ones(2), "output": torch.ones(2), "mode": "eval"}
+    dpnn_bridge.write_t7(folder / "padding.t7", fixture)
+    result = run(*PLUGIN, "--t7-fixtures", str(folder), "-rA")
+    result.assert_outcomes(failed=2)
+    assert "\x1b" not in result.stdout.str()
+    assert "PASSED b.t7" not in result.stdout.lines
+    result.stdout.fnmatch_lines(["padding.t7:", "*takes more than *--t7-unbounded runs it anyway*"])
 
 
 def test_pytest_plugin_reports_known_differences(run: Run, pytester: pytest.Pytester, folder: Path) -> None:
