@@ -100,3 +100,11 @@ def test_a_fixture_of_a_sequencer_is_compared_with_its_converted_file(tmp_path: 
     dpnn_bridge.write_t7(tmp_path / "fixture.t7", fixture)
     dpnn_bridge.convert(tmp_path / "fixture.t7", tmp_path / "m.t7")
     assert dpnn_bridge.verify(tmp_path / "fixture.t7", tmp_path / "m.t7").ok
+
+
+def test_the_order_of_a_number_and_its_text_as_keys_makes_no_difference(tmp_path: Path) -> None:
+    items = [(1, lua_value(torch.ones(2))), ("1", lua_value(torch.zeros(2)))]
+    for name, order in (("a", items), ("b", items[::-1]), ("c", [(1, items[1][1]), ("1", items[0][1])])):
+        dpnn_bridge.write_t7(tmp_path / f"{name}.t7", LuaTable(order))
+    assert run(verify_command, tmp_path / "a.t7", tmp_path / "b.t7").exit_code == 0
+    assert run(verify_command, tmp_path / "a.t7", tmp_path / "c.t7").exit_code == 4

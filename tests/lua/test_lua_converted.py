@@ -49,7 +49,6 @@ OTHERS = {
     "nn.GPU": "a subclass has the same files in Lua but not in Python",
     "nn.MapTable": "the bridge's base of nn lists the parameters of clones once for each",
     "nn.NaN": "raises on purpose",
-    "nn.Profile": "holds a torch.Timer",
     "nn.SoftMaxTree": "lists the parameters of the last path alone",
     "nn.SpatialDepthWiseConvolution": "Torch7 shows the same gradients in another shape",
     "nn.WeightNorm": "as well",

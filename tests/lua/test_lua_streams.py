@@ -219,3 +219,12 @@ def test_strings_that_are_numbers_are_written(bridge: LuaBridge) -> None:
 def test_only_files_are_terminals(bridge: LuaBridge) -> None:
     code = "return torch.isatty(io.tmpfile()), (pcall(torch.isatty, 3)), (pcall(torch.isatty, torch.Tensor()))"
     assert bridge.execute(code) == (False, False, False)
+
+
+def test_a_timer_is_written_as_nn_writes_it(bridge: LuaBridge, tmp_path: Path) -> None:
+    code = """
+        torch.save(..., {timer = torch.Timer(), 5})
+        local back = torch.load(...)
+        return torch.typename(back.timer), back.timer:time().real >= 0, back[1]
+    """
+    assert bridge.execute(code, str(tmp_path / "t.t7")) == ("torch.Timer", True, 5)

@@ -73,6 +73,10 @@ function Timer:time()
    return {real = real, user = user, sys = sys}
 end
 for name, f in pairs(py.timer_methods) do Timer[name] = bind(f) end
+-- nn makes timers serializable
+Timer.__factory = torch.Timer
+function Timer:write() end
+function Timer:read() return self end
 
 local seconds = bind(py.seconds)
 function torch.tic() return seconds() end

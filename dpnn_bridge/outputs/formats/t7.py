@@ -67,7 +67,9 @@ class T7(Format):
 
     def data_difference(self, expected: Path, found: Path) -> str:
         values = read_t7(expected), read_t7(found)
-        return first_difference(*(collect(v).plain for v in values)) or difference(*values, ordered=False) or ""
+        text = difference(*values, ordered=False)
+        # plain data name the value, but have one name for the keys 1 and "1"
+        return "" if text is None else first_difference(*(collect(v).plain for v in values)) or text
 
     def write_data(self, found: Data, path: Path) -> None:
         if of_models := sorted(found.options.keys() - {*_ENCODING}):
