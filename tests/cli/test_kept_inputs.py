@@ -101,6 +101,7 @@ TWICE = (
     "model.t7 o.safetensors --max-shard-size 10 --report o.safetensors.index.json",
     "model.t7 o.safetensors --max-shard-size 10 --card o.safetensors.index.json",
     "model.t7 --out-dir new --manifest linked/model.pt",
+    "model.t7 --out-dir new --manifest log.jsonl",
     "model.t7 o.pt --all --manifest o.model.pt",
     "model.t7 o.pt --all --manifest {here}/o.model.pt",
     "model.t7 new/o.pt --into torch.nn:Linear(3,2) --input 1x3 --report linked/o.pt",
@@ -298,10 +299,11 @@ def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypa
     dpnn_bridge.write_t7("model.t7", nn.Sequential(nn.Linear(3, 2)))
     (tmp_path / "new").mkdir()
     (tmp_path / "linked").symlink_to("new")
+    (tmp_path / "log.jsonl").symlink_to("new/model.pt")
     result = CliRunner().invoke(convert_command, arguments.replace("{here}", tmp_path.as_uri()).split())
     assert result.exit_code == 2, result.output
     assert "two outputs are the same file" in result.stderr
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["linked", "model.t7", "new"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["linked", "log.jsonl", "model.t7", "new"]
 
 
 def test_a_worker_replaces_no_program_that_it_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
