@@ -145,7 +145,7 @@ class UnsupportedClass:
         paths: paths of the objects of this class.
         fields: names of the fields of the objects.
         nearest: the supported class with the most similar name.
-        reason: reason why the built-in mapping cannot convert the object; empty for a class without a mapping.
+        reason: reason why the mapping of the class cannot convert the object; empty for a class without a mapping.
         mapped_by: the plugin or Lua file with which the file was written and which is not loaded.
     """
 
@@ -172,7 +172,7 @@ class UnsupportedClassError(ConversionError):
         inconvertible = sum(c.reason != "" for c in classes)
         counts = (
             (len(classes) - absent - inconvertible, "without a mapping"),
-            (inconvertible, "that the built-in mapping cannot convert"),
+            (inconvertible, "whose mapping cannot convert an object"),
             (absent, "of a plugin or Lua file that is not loaded"),
         )
         lines = [" and ".join(f"{counted(n, 'Lua class')} {what}" for n, what in counts if n) + ":"]

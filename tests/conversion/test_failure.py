@@ -41,7 +41,7 @@ def test_classes_that_cannot_be_converted_are_counted_by_their_reason() -> None:
     plain = [UnsupportedClass(name, [name]) for name in ("nn.A", "nn.B")]
     misfit, absent = UnsupportedClass("nn.C", ["c"], reason="size"), UnsupportedClass("nn.D", ["d"], mapped_by="my.lua")
     assert str(UnsupportedClassError([*plain, misfit, absent])).startswith(
-        "2 Lua classes without a mapping and 1 Lua class that the built-in mapping cannot convert "
+        "2 Lua classes without a mapping and 1 Lua class whose mapping cannot convert an object "
         "and 1 Lua class of a plugin or Lua file that is not loaded:"
     )
 

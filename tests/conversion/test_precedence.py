@@ -340,7 +340,7 @@ def test_a_package_that_a_lua_file_requires_is_not_the_users_own(tmp_path: Path)
 
 
 def test_an_object_that_no_class_of_its_name_accepts_has_a_reason() -> None:
-    with pytest.raises(UnsupportedClassError, match="1 Lua class that the built-in mapping cannot convert") as caught:
+    with pytest.raises(UnsupportedClassError, match="1 Lua class whose mapping cannot convert an object") as caught:
         dpnn_bridge.to_torch(sequential(lua("nn.FastLSTM", k=1)))
     assert "modules[1] (nn.FastLSTM): its fields are not those of a known class of this name" in str(caught.value)
     assert "nearest known class" not in str(caught.value)
