@@ -101,7 +101,7 @@ def test_an_object_that_its_class_does_not_fit_is_unsupported(obj: LuaObject, tm
 
 def test_every_class_that_does_not_fit_is_named_at_once() -> None:
     model = sequential(lua("nn.Linear", a=1), lua("nn.Unheard", b=2), lua("nn.Linear", c=3))
-    with pytest.raises(UnsupportedClassError, match=r"1 Lua class without a mapping and 2 Lua classes whose mapping") as caught:
+    with pytest.raises(UnsupportedClassError, match="a mapping and 2 Lua classes whose mapping") as caught:
         dpnn_bridge.to_torch(model)
     assert [c.paths for c in caught.value.classes] == [["modules[1]"], ["modules[2]"], ["modules[3]"]]
 
