@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import MAX_DEPTH, format_path, is_module, without_entries
+from dpnn_bridge.base.reading import DISK_ERRORS
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.budget import Budget, BudgetMode
 from dpnn_bridge.conversion.buffers import BUFFERS
@@ -26,7 +27,7 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy, distinct_elements, private_copy
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import Site
-from dpnn_bridge.errors import ConversionError, ConversionLimitError, UnsupportedClass, UnsupportedClassError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, T7Error, UnsupportedClass, UnsupportedClassError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -153,6 +154,8 @@ class TorchConversion(TorchContext):
         try:
             return registry.find(obj)
         except Exception as e:
+            if _is_of_file(e):
+                raise
             raise self.error(f"cannot identify the variant of the class: {type(e).__name__}: {e}", obj) from e
 
     def _by_fallback(self, obj: LuaObject) -> nn.Module | None:
@@ -182,7 +185,7 @@ class TorchConversion(TorchContext):
         except Exception as e:
             if module is not None:
                 self.sharing.discard(module)
-            if isinstance(e, ConversionError):
+            if isinstance(e, ConversionError) or _is_of_file(e):
                 raise
             detail = e.args[0] if isinstance(e, KeyError) and e.args else str(e) or type(e).__name__
             if self.options.pending and isinstance(e, RuntimeError):
@@ -361,3 +364,8 @@ class TorchConversion(TorchContext):
                         copy[kept] = self.keep(v, k)
             return copy
         return value
+
+
+def _is_of_file(error: Exception) -> bool:
+    """Return whether an error concerns the file, its disk or the memory, so that no other mapping would avoid it."""
+    return isinstance(error, (T7Error, MemoryError)) or (isinstance(error, OSError) and error.errno in DISK_ERRORS)

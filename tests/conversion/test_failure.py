@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,7 +14,14 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.conversion.failure import failure_reason
-from dpnn_bridge.errors import ConversionError, T7FormatError, UnsupportedClass, UnsupportedClassError
+from dpnn_bridge.errors import (
+    ConversionError,
+    FileAccessError,
+    T7FormatError,
+    UnsupportedClass,
+    UnsupportedClassError,
+)
+from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.pictures import model_graph
 
 WHERE = "modules[2].modules[1], Linear(in_features=3, out_features=2, bias=True), got 1x2: mat1 and mat2"
@@ -72,3 +82,23 @@ def test_errors_of_workers_reach_their_parent() -> None:
     ):
         sent = pickle.loads(pickle.dumps(error))
         assert (type(sent), str(sent), vars(sent)) == (type(error), str(error), vars(error))
+
+
+@pytest.mark.parametrize("fault", ["truncated", "disk", "memory"])
+@pytest.mark.parametrize("allow_unsupported", [False, True])
+def test_an_error_of_reading_is_none_of_a_class(
+    allow_unsupported: bool, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was truncated gave a model with placeholders."""
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Linear(100, 100), nn.Tanh()))
+    obj = dpnn_bridge.read_t7(tmp_path / "m.t7")
+    if fault == "truncated":
+        os.truncate(tmp_path / "m.t7", 1000)
+        expected = T7FormatError, "truncated after it was opened"
+    else:
+        error = OSError(errno.EIO, "Input/output error", "m.t7") if fault == "disk" else MemoryError()
+        monkeypatch.setattr(FileSource, "fill", Mock(side_effect=error))
+        expected = (FileAccessError, r"m\.t7: .*input/output") if fault == "disk" else (ConversionError, "not enough")
+    with pytest.raises(expected[0], match=expected[1]) as caught:
+        dpnn_bridge.to_torch(obj, allow_unsupported=allow_unsupported)
+    assert not isinstance(caught.value, UnsupportedClassError)
