@@ -235,12 +235,13 @@ def _rank(path: tuple[Any, ...]) -> tuple[int, ...]:
 def matching_key(key: str, keys: Iterable[str]) -> str | None:
     """Return the one of ``keys`` that :func:`follow` finds for ``key``: ``1`` is ``[1]`` too; None if there is none."""
     keys = list(keys)
-    return key if key in keys else next((k for k in keys if _steps(k) == _steps(key)), None)
-
-
-def _steps(key: str) -> list[str]:
-    """Return the steps of a path as text, in which a number in quotes is the number."""
-    return [step if isinstance(step, str) else f"{step!r}" for step in parse_path(key) or [key]]
+    if key in keys:
+        return key
+    for text in (repr, str):  # a string before a number with its digits
+        steps = [*map(text, parse_path(key) or [key])]
+        if found := next((k for k in keys if [*map(text, parse_path(k) or [k])] == steps), None):
+            return found
+    return None
 
 
 class Selection(NamedTuple):

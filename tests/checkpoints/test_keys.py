@@ -12,6 +12,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.checkpoints.find import matching_key
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion.lua_values import lua_value
@@ -108,3 +109,19 @@ def test_the_order_of_a_number_and_its_text_as_keys_makes_no_difference(tmp_path
         dpnn_bridge.write_t7(tmp_path / f"{name}.t7", LuaTable(order))
     assert run(verify_command, tmp_path / "a.t7", tmp_path / "b.t7").exit_code == 0
     assert run(verify_command, tmp_path / "a.t7", tmp_path / "c.t7").exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("1", "['1']"),
+        ("[1]", "[1]"),
+        ('["1"]', "['1']"),
+        ("2", "[2]"),
+        ("[2]", "[2]"),
+        ("[true]", "[true]"),
+        ("3", None),
+    ],
+)
+def test_a_key_matches_as_in_the_table(key: str, expected: str | None) -> None:
+    assert matching_key(key, ["[true]", "[1]", "['1']", "[2]"]) == expected
