@@ -187,12 +187,13 @@ def backward(output: Any, grad_output: Any) -> None:
 
 
 def _gradient_of(output: Tensor, grad: Any) -> Tensor:
-    if not isinstance(grad, (Tensor, int, float)):
-        raise VerificationError(f"gradOutput: expected a tensor of shape {tuple(output.shape)}, found {grad!r}")
-    grad = torch.as_tensor(grad, dtype=output.dtype, device=output.device)
+    expected = f"gradOutput: expected a tensor of shape {tuple(output.shape)}, found"
+    try:
+        grad = torch.as_tensor(grad, dtype=output.dtype, device=output.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise VerificationError(f"{expected} {grad!r}") from error
     if grad.numel() != output.numel():
-        shape, found = tuple(output.shape), tuple(grad.shape)
-        raise VerificationError(f"gradOutput: expected a tensor of shape {shape}, found a tensor of shape {found}")
+        raise VerificationError(f"{expected} a tensor of shape {tuple(grad.shape)}")
     return grad.reshape(output.shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES
@@ -282,3 +283,9 @@ def test_a_grad_output_of_another_size_is_named(given: object) -> None:
     )
     with pytest.raises(VerificationError, match=r"^gradOutput: expected a tensor of shape \(2, 2\), found"):
         parity.assert_parity(nn.Tanh(), reference)
+
+
+def test_a_grad_output_of_numpy_is_an_array_of_numbers() -> None:
+    x = torch.ones(2, 2)
+    gradient = lua_value(1 - x.tanh() ** 2)
+    parity.assert_parity(nn.Tanh(), table(x, x.tanh(), gradOutput=np.ones((2, 2)), gradInput=gradient))
