@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +38,7 @@ from dpnn_bridge.cli.terminal import (
     version_option,
 )
 from dpnn_bridge.cli.torch_import import load_torch
-from dpnn_bridge.errors import ConversionError, NoReferenceError, VerificationError
+from dpnn_bridge.errors import VerificationError
 
 if TYPE_CHECKING:
     from dpnn_bridge.parity.verification import Verification
@@ -231,20 +232,24 @@ def _verify_model(request: Request) -> None:
     """Compare a model, or data without a model, and print the result."""
     with steps(request.quiet or request.as_json) as progress:
         load_torch(progress)
+        from dpnn_bridge.parity.data import verify_model_or_data
         from dpnn_bridge.plugins import load_plugins
 
         load_plugins(request.plugin)
         progress(f"running {request.model}")
-        try:
-            result = _verified(request)
-        except (ConversionError, NoReferenceError):  # an object, or a table with the fields of a reference, may be data
-            difference = None if request.converted is None else _data_difference(request, request.converted)
-            if difference is None:
-                raise
+        result = verify_model_or_data(
+            partial(_verified, request),
+            request.model,
+            request.converted,
+            key=request.key,
+            dtype=request.dtype,
+            lua=request.lua or None,
+            sandbox=request.sandbox,
+        )
+        if isinstance(result, str):
             accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
-            result = None
-    if result is None:
-        _print_data(request, difference or "")
+    if isinstance(result, str):
+        _print_data(request, result)
     else:
         _print(request, result)
 
@@ -292,12 +297,6 @@ def _print(request: Request, result: Verification) -> None:
 
             say(f"error: {summary(result)}", err=True)
         sys.exit(VerificationError.exit_code)
-
-
-def _data_difference(request: Request, converted: Path) -> str | None:
-    from dpnn_bridge.files.converting import data_difference
-
-    return data_difference(request.model, converted, key=request.key, dtype=request.dtype)
 
 
 def _print_data(request: Request, difference: str) -> None:

@@ -351,9 +351,10 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
         VerificationError: ``dst`` has compressed records, which are not read.
         NotT7Error: no format has the suffix of ``dst``.
     """
+    knows = classes_in_lua(options.get("lua"), options.get("sandbox", False)).get("knows")
     with local_file(src) as file:
         contents = read_once(file)
-        if contents is None or _data(contents[0], options.get("key")) is None:
+        if contents is None or _data(contents[0], options.get("key"), knows) is None:
             return None
     format_of_input(dst)
     if is_converted(src, dst, **options):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,18 +25,11 @@ from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.batch.executors import failure_message, run_in_workers
 from dpnn_bridge.batch.manifest import Line, last_lines
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.errors import (
-    ConversionError,
-    DpnnBridgeError,
-    MissingFileError,
-    NoReferenceError,
-    T7Error,
-    VerificationError,
-)
+from dpnn_bridge.errors import DpnnBridgeError, MissingFileError, T7Error, VerificationError
 from dpnn_bridge.files import classes_in_lua
-from dpnn_bridge.files.converting import data_difference
 from dpnn_bridge.loaders.origin import local_file
 from dpnn_bridge.outputs.formats import is_data_file
+from dpnn_bridge.parity.data import verify_model_or_data
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.plugins import load_plugins
 
@@ -162,7 +156,7 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
                 if checksum_of(file.path) != line.get(checksum):
                     return _result(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
-            return _compare(line, paths[0], paths[1], options)
+            return _compare(line, paths[0], paths[1], classes, options)
     except (DpnnBridgeError, OSError, ValueError) as e:
         return _fault(line, e)
 
@@ -213,16 +207,14 @@ def _is_below(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _compare(line: Line, source: Path, target: Path, options: Options) -> Checked:
+def _compare(line: Line, source: Path, target: Path, classes: ClassOptions, options: Options) -> Checked:
     """Compare the target of a line with its source."""
-    try:
-        result = verify(source, target, key=line.get("key"), options=options)
-    except (ConversionError, NoReferenceError):  # an object, or a table with the fields of a reference, may be data
-        found = data_difference(source, target, key=line.get("key"))
-        if found is None:
-            raise
-        text = f"the data differs from the source: {found}" if found else ""
-        return _result(line, "different" if found else "equal", text, not found)
+    key = line.get("key")
+    verify_model = partial(verify, source, target, key=key, options=options)
+    result = verify_model_or_data(verify_model, source, target, key=key, lua=classes.lua, sandbox=classes.sandbox)
+    if isinstance(result, str):
+        text = f"the data differs from the source: {result}" if result else ""
+        return _result(line, "different" if result else "equal", text, not result)
     verdict = "equal" if result.verdict is None else result.verdict.value
     failed = next((f"{d.name}: {d.message}" for d in result.differences if not d.ok), "")
     return _result(line, verdict, failed, result.ok)

@@ -22,7 +22,7 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.torch7 import run_torch7
-from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 pytestmark = pytest.mark.usefixtures("warm_sandboxes")
 SCALED_POWER = str(Path(__file__).parents[2] / "examples" / "scaled_power.lua")
@@ -268,3 +268,15 @@ def test_run_torch7_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("DPNN_TORCH7", str(tmp_path / "th"))
     with pytest.raises(OptionError, match=r"DPNN_TORCH7: .*/th cannot be run: No such file"):
         run_torch7("return 1")
+
+
+def test_an_input_that_a_lua_layer_refuses_is_no_question_of_data(tmp_path: Path) -> None:
+    (lua := tmp_path / "my.lua").write_text(
+        "require 'nn'; my = {}; local Layer = torch.class('my.Layer', 'nn.Module')\n"
+        "function Layer:updateOutput(input) error('two dimensions, please') end"
+    )
+    model, output = tmp_path / "m.t7", tmp_path / "m.pt"
+    dpnn_bridge.write_t7(model, LuaObject("my.Layer", LuaTable({"k": 1})))
+    dpnn_bridge.convert(model, output, lua=[lua])
+    result = CliRunner().invoke(verify_command, [str(a) for a in (model, output, "--lua", lua, "--input", "2")])
+    assert (result.exit_code, "two dimensions, please" in result.stderr) == (5, True)
