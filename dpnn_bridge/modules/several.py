@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from dpnn_bridge.base.graph import format_path, parse_path
 from dpnn_bridge.checkpoints.find import SEVERAL, matching_key
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
@@ -79,7 +80,9 @@ class Models(nn.ModuleDict):
 
 
 def prefix_of(key: str, names: Iterable[str], expected: Iterable[str]) -> str:
-    """Return what precedes the names of one model in a file; empty if the file contains only this model.
+    """Return what precedes the names of one model in a file; empty if the file contains one model.
+
+    If the model has no tensors, the file contains other models if each name begins with a key.
 
     Args:
         key: path of the model, or empty.
@@ -89,9 +92,17 @@ def prefix_of(key: str, names: Iterable[str], expected: Iterable[str]) -> str:
     names, expected = dict.fromkeys(names), list(expected)
     found = matching_key(key, dict.fromkeys(_key(name.partition(".")[0]) for name in names))
     prefix = f"{_name(key if found is None else found)}."
-    alone = sum(name in names for name in expected)
-    beside_others = sum(f"{prefix}{name}" in names for name in expected)
-    return prefix if key and (beside_others > alone or not expected) else ""
+    if not expected:
+        is_one_of_several = all(map(_begins_with_key, names))
+    else:
+        is_one_of_several = sum(f"{prefix}{n}" in names for n in expected) > sum(n in names for n in expected)
+    return prefix if key and is_one_of_several else ""
+
+
+def _begins_with_key(name: str) -> bool:
+    """Return whether the name of a tensor begins with a key as :func:`format_path` writes it, unlike ``0.weight``."""
+    key, dot, _ = name.partition(".")
+    return bool(dot) and format_path(parse_path(_key(key)) or []) == _key(key)
 
 
 def _name(key: str) -> str:

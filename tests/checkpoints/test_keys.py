@@ -73,6 +73,14 @@ def test_other_models_of_an_npz_file_are_not_compared(tmp_path: Path) -> None:
         assert dpnn_bridge.verify(source, target, key=key).ok
 
 
+@pytest.mark.parametrize("other", [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1))])
+def test_an_npz_file_of_another_model_is_no_file_of_a_model_without_tensors(tmp_path: Path, other: nn.Module) -> None:
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaTable({"a": dpnn_bridge.to_lua(nn.ReLU())}))
+    dpnn_bridge.save(tmp_path / "m.npz", other)
+    for key in (None, "a"):
+        assert not dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.npz", key=key).ok
+
+
 def test_a_table_with_a_model_that_is_no_data_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def collect(*_: object, **__: object) -> None:
         raise ConversionLimitError("its shared tables are used too often")
