@@ -127,12 +127,14 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     size = file.path.stat().st_size
     unsupported = {c.class_name for c in report.unsupported}
     models: list[Model] = []
-    for inner, part in module.items() if isinstance(module, Models) else [(key or "", module)]:
+    several = module.items() if isinstance(module, Models) else []
+    for inner, part in several or [(key or "", module)]:
         record = record_of(part)
         model = Model(inner, record.class_name if record else type(part).__name__)
         model.unsupported = sorted(unsupported & {m.class_name for m in part.modules() if isinstance(m, Placeholder)})
-        _measure(model, part, None if models else example, size)
-        _find_inputs(model, part, size)
+        _measure(model, part, example, size)
+        if not models:
+            _find_inputs(model, part, size)
         models.append(model)
     source = report.metadata.get("source", "a model of PyTorch")
     what = f"a model that dpnn_bridge converted from {source}"

@@ -320,11 +320,26 @@ def test_the_suggested_command_of_a_converted_file_works(tmp_path: Path) -> None
     several = dpnn_bridge.inspect(tmp_path / "several.pt", input=torch.ones(1, 2))
     assert [(m.key, m.lua, m.parameters, m.inputs) for m in several.models] == [
         ("a", "Linear", 6, ["1x2"]),
-        ("b", "Linear", 12, ["1x3"]),
+        ("b", "Linear", 12, []),
     ]
     assert several.models[0].layers[0].shape == "1x2"
+    assert several.models[1].refused
     assert several.next[0].endswith("several.onnx --key a --input 1x2")
     dpnn_bridge.save(tmp_path / "loss.pt", dpnn_bridge.to_torch(dpnn_bridge.to_lua(torch.nn.MSELoss())))
     loss = dpnn_bridge.inspect(tmp_path / "loss.pt")
     assert loss.next[0].endswith("loss.pt loss.t7")
     assert "--input" not in str(loss)
+
+
+def test_models_of_a_converted_file_are_described_as_those_of_its_source(tmp_path: Path) -> None:
+    models = LuaTable({name: dpnn_bridge.to_lua(torch.nn.Linear(2, 2)) for name in "ab"})
+    dpnn_bridge.write_t7(tmp_path / "m.t7", models)
+    dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.pt")
+    source, converted = (dpnn_bridge.inspect(tmp_path / name, input=torch.ones(1, 2)) for name in ("m.t7", "m.pt"))
+    assert [m.layers[0].shape for m in source.models] == ["1x2", "1x2"]
+    assert converted.models == source.models
+
+
+def test_a_converted_file_without_models_is_described(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "none.pt", Models({}))
+    assert dpnn_bridge.inspect(tmp_path / "none.pt").models[0].parameters == 0
