@@ -73,7 +73,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
     Raises:
         OutputExistsError: a file exists and ``force`` is False.
         OutputError: the path is a directory, a device, a pipe or an input, which are never replaced; the folder is
-            missing or temporary; or the store of a URL cannot be reached.
+            missing, temporary or of the system, such as ``/dev``; or the store of a URL cannot be reached.
     """
     path = _output_location(path)
     all_inputs = (inputs, *(protected() for protected in _protected.get()))

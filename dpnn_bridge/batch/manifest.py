@@ -131,8 +131,9 @@ def _parsed(path: Path) -> Iterator[Line]:
             try:
                 line = _parse_line(text)
             except (ValueError, RecursionError) as error:
-                # an incomplete line of a killed program, perhaps inside a string
-                is_cut = not text.endswith(b"}") or getattr(error, "pos", 0) >= len(text.decode(errors="replace"))
+                # an incomplete line of a killed program, perhaps inside a string or a table
+                at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc) - 1
+                is_cut = at_end or not text.endswith(b"}")
                 if text.startswith(b"{") and is_cut:
                     continue
                 raise T7FormatError(

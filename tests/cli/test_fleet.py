@@ -436,7 +436,8 @@ def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
     Manifest(path).add(whole | {"target": "/c.pt"})
     assert list(last_lines(path)) == ["/a.pt", "/c.pt"]
     line = json.dumps(whole | {"target": "/d.pt"}).encode() + b"\n"
-    for before in (b'{"source": "/b.t7", "tar', b'{"source"', b"{", b"\0" * 512, b"\0" * 512 + b"\n"):
+    cut = (b'{"source": "/b.t7", "tar', b'{"source"', b"{", b'{"source"{"source": "/{b}', b'{"source": {"b": 1}')
+    for before in (*cut, b"\0" * 512, b"\0" * 512 + b"\n"):
         path.write_bytes(line.replace(b"d.pt", b"c.pt") + before + line)  # as `cat` does, and a machine that crashed
         assert list(last_lines(path)) == ["/c.pt", "/d.pt"]
         path.write_bytes(line + before)
