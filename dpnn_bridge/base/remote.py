@@ -87,9 +87,7 @@ def url_place(url: str) -> str:
 
 
 def manifest_path(name: str | os.PathLike[str]) -> Path:
-    """Return the resolved path of a manifest, because a program appends to the target of a link.
-
-    The resolved path stays when a folder in ``missing/../file`` is created.
+    """Return the path of a manifest in a resolved folder: it stays when a folder in ``missing/../file`` is created.
 
     Raises:
         OptionError: the name is a URL; object stores cannot append to a file.
@@ -100,7 +98,7 @@ def manifest_path(name: str | os.PathLike[str]) -> Path:
             f"{name}: lines are appended to a manifest, which an object store does not support; "
             "name a local file, and upload it afterwards"
         )
-    return Path(os.path.realpath(location))
+    return Path(os.path.realpath(location.parent), location.name)
 
 
 def absolute(location: Location) -> str:

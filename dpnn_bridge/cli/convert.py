@@ -340,7 +340,8 @@ class _Request:
             target = location_of(index_of(self.files[1])) if self.sharded else self.files[1]
             classes = {n: v for n, v in self.options.items() if n in ("plugins", "lua", "sandbox")}
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
-        check_distinct(self.manifest, *(task.target for task in tasks))
+        log = self.manifest and Path(os.path.realpath(self.manifest))  # of a link, lines are appended to its target
+        check_distinct(log, *(task.target for task in tasks))
         with executor_of(self.dask, self.options.get("plugins", ())) as executor:
             arguments = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **arguments, **self.options)
