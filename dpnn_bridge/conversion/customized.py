@@ -15,6 +15,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.parametrized import weight_hooks
 from dpnn_bridge.conversion.stale import check_settings
 from dpnn_bridge.conversion.storable import check_tensors
+from dpnn_bridge.conversion.ties import plain_type
 from dpnn_bridge.errors import ConversionError
 
 #: attribute with the hooks of a module that change its results -> name for messages
@@ -157,7 +158,7 @@ def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn
     Returns:
         The base class, or None if the module computes what the base class computes.
     """
-    kind = parametrize.type_before_parametrizations(module)
+    kind = plain_type(parametrize.type_before_parametrizations(module))
     base = next((t for t in kind.__mro__ if t in types), None)
     if base is None or base is kind:
         return None

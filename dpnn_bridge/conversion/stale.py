@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import own_tensor
 from dpnn_bridge.conversion.skip_init import SkipInit
+from dpnn_bridge.conversion.ties import ATTRIBUTES
 from dpnn_bridge.errors import ConversionError
 
 #: constructor arguments for the device and dtype of new tensors
@@ -100,7 +101,7 @@ def _difference(module: nn.Module, complete: bool) -> str:
 
 def _attribute_difference(module: nn.Module, reference: nn.Module, complete: bool) -> str:
     unused = {_REVERSED_PADDING} if vars(reference).get("padding_mode") == "zeros" else set()
-    own = {name for name in vars(module) if complete and not name.startswith("_")}
+    own = {name for name in vars(module) if complete and not name.startswith("_")} - ATTRIBUTES
     for name in [*vars(reference), *sorted(own - vars(reference).keys())]:
         if name in _COMMON | unused or not (name in own or _is_plain(vars(reference)[name])):
             continue

@@ -87,6 +87,10 @@ class Tie:
         _add_mixin(owner)
 
 
+#: attributes of modules that have tied parameters or shared buffers
+ATTRIBUTES = frozenset({"ties", "shared_buffers"})
+
+
 def tie_of(owner: nn.Module, leaf: str) -> Tie | None:
     """Return the tie that computes ``owner.leaf``, or None for an ordinary parameter."""
     return owner.__dict__.get("ties", {}).get(leaf)

@@ -192,3 +192,10 @@ def test_a_layer_is_compared_with_one_new_layer(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(kind, "reset_parameters", lambda layer: made.append(type(layer)))
     container.pack(net)
     assert made == [nn.GroupNorm, nn.Linear]
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors", ".py"])
+def test_layers_that_share_a_buffer_are_written_again_after_loading(suffix: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    net[1].running_mean = net[0].running_mean
+    dpnn_bridge.save(tmp_path / f"again{suffix}", saved(net))
