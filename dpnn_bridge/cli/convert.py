@@ -18,6 +18,7 @@ import click
 from dpnn_bridge.base.atomic import after_writing, check_output, write_text
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.base.remote import location_of, manifest_path
 from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.base.suffixes import INDEX, index_of
@@ -262,17 +263,16 @@ class _Request:
         protect_inputs(*named, *(self.files if self.out_dir is not None else self.files[:1]))
         if self.manifest is not None:
             self.manifest = manifest_path(self.manifest)
-            if os.path.isfile(file := os.path.realpath(self.manifest)):
+            if is_accepted(file := os.path.realpath(self.manifest)):
                 check_output(file, True)
                 protect_inputs(file)
-        if self.out_dir is None and isinstance(self.files[1], Path):
-            check_output(self.files[1], True)
-        if self.out_dir is None:
-            written = index_of(self.files[1]) if self.sharded else self.files[1]
+        out = self.files[1] if self.out_dir is None else None
+        if out is not None:
+            written = index_of(out) if self.sharded else out
             check_distinct(None if written == "-" else location_of(written), self.card, self.report)
-        for page, may_replace in ((self.card, self.force), (self.report, True)):  # users edit a card by hand
-            if page is not None:
-                check_output(page, may_replace)
+        for output, may_replace in ((out, True), (self.card, self.force), (self.report, True)):  # users edit cards
+            if isinstance(output, Path):
+                check_output(output, may_replace)
 
     def _load(self, progress: Callable[[str], None]) -> Any:
         """Import PyTorch, parse the options that need PyTorch, and raise an error if the format rejects an option."""
@@ -340,8 +340,7 @@ class _Request:
             target = location_of(index_of(self.files[1])) if self.sharded else self.files[1]
             classes = {n: v for n, v in self.options.items() if n in ("plugins", "lua", "sandbox")}
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
-        log = self.manifest and Path(os.path.realpath(self.manifest))  # of a link, lines are appended to its target
-        check_distinct(log, *(task.target for task in tasks))
+        check_distinct(self.manifest and Path(os.path.realpath(self.manifest)), *(task.target for task in tasks))
         with executor_of(self.dask, self.options.get("plugins", ())) as executor:
             arguments = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **arguments, **self.options)

@@ -287,7 +287,8 @@ def check_distinct(*outputs: Any) -> None:
     """Raise an error if two outputs of a command are the same file, also through links to folders.
 
     Args:
-        *outputs: Local files; None, ``-`` and URLs are ignored.
+        *outputs: Local files, a manifest without links, because lines are appended to their targets; None, ``-`` and
+            URLs are ignored.
 
     Raises:
         UsageError: Two outputs are the same file.
