@@ -83,7 +83,8 @@ def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:
 
 def own_tensor(owner: nn.Module, leaf: str) -> Tensor | None:
     """Return the parameter or buffer with this name; None if the tensor is computed or missing."""
-    return owner._parameters.get(leaf, owner._buffers.get(leaf))
+    tensors: Any = (owner._parameters, owner._buffers)  # those of TorchScript have no method `get`
+    return next((named[leaf] for named in tensors if leaf in named), None)
 
 
 def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:

@@ -30,7 +30,8 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def is_parameter(module: nn.Module, attribute: str) -> bool:
     """Return whether a dotted attribute is a parameter or is tied to one."""
     owner, leaf = resolve(module, attribute)
-    return owner._parameters.get(leaf) is not None or tie_of(owner, leaf) is not None
+    own = leaf in owner._parameters and owner._parameters[leaf] is not None  # TorchScript's have no method `get`
+    return own or tie_of(owner, leaf) is not None
 
 
 def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:

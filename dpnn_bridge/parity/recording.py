@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.tensors import as_dtype
-from dpnn_bridge.errors import ConversionError, NoReferenceError, VerificationError
-from dpnn_bridge.loaders.t7_writer import write_t7
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, NoReferenceError, VerificationError
+from dpnn_bridge.loaders.t7_reader import loads
+from dpnn_bridge.loaders.t7_writer import dumps, write_t7
 from dpnn_bridge.objects import LuaTable
-from dpnn_bridge.parity.fixture import check_module
+from dpnn_bridge.parity.fixture import check, check_module
 from dpnn_bridge.parity.gradients import zero_grad
 from dpnn_bridge.parity.subject import is_comparable, read_reference
 
@@ -45,8 +47,9 @@ def record(
     The field ``provenance.pytorch`` of the fixture states that PyTorch computed the results.
 
     Args:
-        module: any module. If all its layers have a Lua class, the fixture contains the module, so ``dpnn-verify`` and
-            the pytest plugin can check the fixture alone. Otherwise call :func:`assert_parity` with the module.
+        module: any module. If its export to Torch7 has the recorded results, the fixture contains the export, so
+            ``dpnn-verify`` and the pytest plugin can check the fixture alone. Otherwise, as for a layer without a Lua
+            class, frozen parameters or indices from 0, call :func:`assert_parity` with the module.
         input: a tensor or a nested list.
         path: the ``.t7`` file to write.
         target: second argument of a criterion.
@@ -66,7 +69,7 @@ def record(
             ("name", Path(path).stem),
             ("class", type(module).__name__),
             ("kind", "module" if target is None else "criterion"),
-            ("mode", "train" if module.training else "eval"),
+            ("mode", _mode(module)),
             ("provenance", LuaTable([("pytorch", str(torch.__version__)), ("dpnn_bridge", package_version())])),
             ("input", lua_value(input)),
             ("target", lua_value(target)),
@@ -77,7 +80,7 @@ def record(
         table["module"] = to_lua(module)
     except ConversionError:  # a layer without a Lua class: the fixture contains only the results
         table["module"] = None
-    module, inputs = copied(module), nested.require_grad(nested.copied(input))
+    original, module, inputs = module, copied(module), nested.require_grad(nested.copied(input))
     with full_precision(), torch.set_grad_enabled(gradients):
         output = nested.as_table(module(inputs) if target is None else module(inputs, target))
         table["output"] = lua_value(nested.map_tensors(_number_or_tensor, output))
@@ -91,7 +94,24 @@ def record(
             table["gradInput"] = lua_value(nested.gradients(inputs))
             table["gradParams"] = lua_value(training.parameters(module)[1])
             zero_grad(module)
+    if "module" in table and not _export_has_results(table, original):
+        table["module"] = None
     write_t7(path, table, force=force)
+
+
+def _mode(module: nn.Module) -> str | None:
+    """Return the mode of a module; None if its parts have different modes, which a comparison then does not change."""
+    modes = {part.training for part in module.modules()}
+    return None if len(modes) > 1 else "train" if module.training else "eval"
+
+
+def _export_has_results(table: LuaTable, module: nn.Module) -> bool:
+    """Return whether the module in a fixture has the fixture's results; also True if a random module has others."""
+    data = dumps(table)
+    with suppress(DpnnBridgeError):
+        if check(loads(data)).ok:
+            return True
+    return not check_module(copied(module), loads(data)).ok
 
 
 def _number_or_tensor(tensor: Tensor) -> Any:

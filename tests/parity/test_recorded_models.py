@@ -1,0 +1,54 @@
+"""A recorded fixture agrees with itself: with the recorded model, and with its own module if it has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import dpnn_bridge
+from dpnn_bridge import parity
+
+X = torch.linspace(-1, 1, 24).view(4, 6)
+
+
+def frozen() -> nn.Module:
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
+    net[0].requires_grad_(False)
+    return net
+
+
+def partly_in_evaluation_mode() -> nn.Module:
+    net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2))
+    net[0].eval()
+    return net
+
+
+MODELS: dict[str, tuple[Any, Tensor, bool]] = {
+    "plain": (nn.Sequential(nn.Linear(6, 5), nn.Tanh()), X, True),
+    "indices from 0": (nn.Sequential(nn.Embedding(7, 5)), torch.tensor([[1, 2], [3, 0]]), False),
+    "computed weights": (nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 5))).eval(), X, False),
+    "frozen": (frozen(), X, False),
+    "two outputs in Torch7 one": (nn.LSTM(6, 5), X, False),
+    "groups": (nn.Sequential(nn.Conv1d(4, 8, 3, groups=2)), X, False),
+    "two modes": (partly_in_evaluation_mode(), X, True),
+    "random": (nn.Sequential(nn.Dropout(0.5)), X, True),
+    "TorchScript": (torch.jit.trace(nn.Linear(6, 5), X), X, False),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recorded_fixture_agrees_with_itself(name: str, tmp_path: Path) -> None:
+    model, x, alone = MODELS[name]
+    path = tmp_path / "recorded.t7"
+    parity.record(model, x, path)
+    if name != "random":
+        parity.assert_parity(model, path)
+    fixture = dpnn_bridge.read_t7(path)
+    assert ("module" in fixture) == alone
+    if alone:
+        assert dpnn_bridge.verify(path).ok
