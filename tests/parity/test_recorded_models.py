@@ -52,3 +52,10 @@ def test_a_recorded_fixture_agrees_with_itself(name: str, tmp_path: Path) -> Non
     assert ("module" in fixture) == alone
     if alone:
         assert dpnn_bridge.verify(path).ok
+
+
+@pytest.mark.parametrize(("dtype", "samples"), [(torch.bfloat16, 2), (torch.float32, 0)])
+def test_a_run_that_a_file_cannot_repeat_is_recorded(dtype: torch.dtype, samples: int, tmp_path: Path) -> None:
+    """A .t7 file has no bfloat16, and no sizes of an empty batch."""
+    parity.record(nn.Linear(2, 2).to(dtype), torch.ones(samples, 2, dtype=dtype), tmp_path / "m.t7")
+    assert "module" in dpnn_bridge.read_t7(tmp_path / "m.t7")
