@@ -67,3 +67,19 @@ def test_the_mode_of_a_model_that_was_saved_in_another_one_is_noted(files: tuple
 def test_definitions_that_only_one_file_has_are_no_changes() -> None:
     assert changed_definitions("def f():\n    return 1", "def g():\n    return 1") == []
     assert changed_definitions("x = 1\ndef f():\n    'a'\n    return 2", "def f():\n    return 1") == ["f (line 2)"]
+
+
+class Renamed(nn.Linear):
+    """A subclass that computes what its base class computes, as which all formats but ``.py`` write it."""
+
+
+def test_a_subclass_of_a_layer_is_equal_to_the_layer_unless_it_was_edited(tmp_path: Path) -> None:
+    net = nn.Sequential(Renamed(3, 2))
+    for suffix in (".pt", ".py"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", net)
+    assert verify(tmp_path / "m.pt", tmp_path / "m.py").ok
+    code = (tmp_path / "m.py").read_text()
+    (tmp_path / "m.py").write_text(
+        code.replace("class Renamed(nn.Linear):", "class Renamed(nn.Linear):\n    def forward(self, x): return x\n")
+    )
+    assert not verify(tmp_path / "m.pt", tmp_path / "m.py").ok
