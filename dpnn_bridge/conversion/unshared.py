@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError
 
 
 def unshared(root: nn.Module) -> nn.Module:
     """Return a model in which every use of a module is a separate module with the same parameters and buffers.
 
-    Only containers that were created in PyTorch are changed; containers from a Lua file keep their shared modules.
+    Containers from a Lua file keep the shared modules of the file. Modules that were created in PyTorch are separated
+    there too: a ``.pt`` file of a network that was created in PyTorch contains Lua's containers.
 
     Returns:
         ``root`` if each module is used once, else a copy that shares all tensors with ``root``.
@@ -31,17 +33,39 @@ def unshared(root: nn.Module) -> nn.Module:
 
 
 def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the names and modules of a container that was created in PyTorch, in order, once for each use.
+    """Return the names and modules of a container to separate, in order, once for each use.
 
     Submodules of other classes (``members``) are not counted: such a module may not run where it is stored.
     """
-    if record_of(module) is not None or not registry.mapping_of(module).container:
+    new = record_of(module) is None
+    return [(name, child) for name, child in _contained(module) if new or _has_new(child)]
+
+
+def _contained(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the names and modules of a container; an empty list for other modules."""
+    if not registry.mapping_of(module).container:
         return []
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
+def _has_new(root: nn.Module) -> bool:
+    """Return whether a module, or one in its containers, was created in PyTorch."""
+    stack, seen = [root], set[int]()
+    while stack:
+        module = stack.pop()
+        if record_of(module) is None and not isinstance(module, Placeholder):
+            return True
+        if id(module) not in seen:
+            seen.add(id(module))
+            stack += [child for _, child in _contained(module)]
+    return False
+
+
 def _has_repeats(root: nn.Module) -> bool:
-    """Return whether containers in ``root`` use a module more than once."""
+    """Return whether containers in ``root`` use a module more than once that :func:`unshared` separates."""
+    contained = [id(child) for module in root.modules() for _, child in _contained(module)]
+    if id(root) not in contained and len(contained) == len(set(contained)):
+        return False
     used = [id(child) for module in root.modules() for _, child in _uses(module)]
     return len(used) > len(set(used)) or id(root) in used
 
@@ -74,9 +98,8 @@ def _separate(module: nn.Module, active: set[int], seen: set[int], memo: dict[in
             child = module._modules[name] = copy.deepcopy(child, dict(memo))
         seen.add(id(child))
         _separate(child, active, seen, memo)
-    if not uses:
-        for child in module._modules.values():
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
-                _separate(child, active, seen, memo)
+    for child in module._modules.values():
+        if child is not None and id(child) not in seen:
+            seen.add(id(child))
+            _separate(child, active, seen, memo)
     active.discard(id(module))

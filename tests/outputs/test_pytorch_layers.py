@@ -168,6 +168,25 @@ def test_uses_are_counted_through_nested_containers() -> None:
     torch.testing.assert_close(written(x), net(x))
 
 
+def test_uses_are_separate_after_a_pt_file_and_in_containers_of_a_lua_file(tmp_path: Path) -> None:
+    block = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    dpnn_bridge.save(tmp_path / "m.pt", nn.Sequential(block, nn.Tanh(), block))
+    net = dpnn_bridge.load(tmp_path / "m.pt")
+    assert net.get_submodule("0") is net.get_submodule("2")
+    first, _, second = to_lua(net)["modules"].as_list()
+    assert first is not second
+    assert first["modules"][2] is not second["modules"][2]
+    assert first["modules"][2]["gradWeight"].storage is second["modules"][2]["gradWeight"].storage
+
+    of_lua, tanh = to_torch(to_lua(nn.Sequential(nn.Linear(3, 3)))), nn.Tanh()
+    assert isinstance(of_lua, nn.Sequential)
+    linear = of_lua[0]
+    of_lua.extend([tanh, linear, tanh])
+    objects = to_lua(of_lua)["modules"].as_list()
+    assert objects[1] is not objects[3]
+    assert objects[0] is objects[2], "a module of a Lua file stays one object"
+
+
 def test_a_matrix_is_unflattened_by_one_layer() -> None:
     for dim in (1, -1):
         written = to_lua(nn.Sequential(nn.Flatten(), nn.Unflatten(dim, (2, 3))))
