@@ -59,3 +59,10 @@ def test_a_run_that_a_file_cannot_repeat_is_recorded(dtype: torch.dtype, samples
     """A .t7 file has no bfloat16, and no sizes of an empty batch."""
     parity.record(nn.Linear(2, 2).to(dtype), torch.ones(samples, 2, dtype=dtype), tmp_path / "m.t7")
     assert "module" in dpnn_bridge.read_t7(tmp_path / "m.t7")
+
+
+def test_a_random_model_keeps_its_module_although_another_run_may_have_equal_results(tmp_path: Path) -> None:
+    for seed in range(8):
+        torch.manual_seed(seed)
+        parity.record(nn.Dropout(0.5), torch.ones(2), tmp_path / "recorded.t7", force=True)
+        assert "module" in dpnn_bridge.read_t7(tmp_path / "recorded.t7")
