@@ -246,9 +246,8 @@ def _verify_model(request: Request) -> None:
             lua=request.lua or None,
             sandbox=request.sandbox,
         )
-        if isinstance(result, str):
-            accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
     if isinstance(result, str):
+        accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
         _print_data(request, result)
     else:
         _print(request, result)

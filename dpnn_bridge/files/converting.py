@@ -245,7 +245,7 @@ def _data(root: Any, key: str | None, knows: Callable[[str], bool] | None = None
 
 def _models_as_data(value: Any, key: str | None, knows: Callable[[str], bool] | None) -> list[str]:
     """Return a note if the entry at ``key`` is a table with models, which :func:`dpnn_bridge.load` does not read."""
-    found = models_in(value, known_also(knows))
+    found = models_in(value, known_also(knows)) if key else []  # without a key, data contain no model
     if not found:
         return []
     inner = format_path([*(parse_path(key or "") or ()), *found[0].path])

@@ -102,13 +102,9 @@ class Format:
         """
         raise NotImplementedError
 
-    def open(self, path: Path, module: nn.Module) -> Written:
-        """Open a file to compare it with its model layer by layer."""
+    def open(self, path: Path, module: nn.Module, key: str = "") -> Written:
+        """Open a file to compare it with its model layer by layer; ``key`` selects the model if there are several."""
         raise NotImplementedError
-
-    def open_one(self, path: Path, module: nn.Module, key: str) -> Written:
-        """Open a file that may contain several models, of which ``module`` is the one with this key."""
-        return self.open(path, module)
 
     def write_data(self, found: Data, path: Path) -> None:
         """Write data without a model, read the file back and compare.

@@ -158,7 +158,7 @@ def _open(
         return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     check_readable(path)
-    return wrap_errors(T7Error, f"reading {path}")(format.open_one)(path, module, key)
+    return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module, key)
 
 
 def _devices(module: nn.Module) -> Any:

@@ -94,10 +94,7 @@ class Npz(Format):
         with open_zip(path) as archive:
             return archive.comment.decode() or None
 
-    def open(self, path: Path, module: nn.Module) -> Written:
-        return self.open_one(path, module, "")
-
-    def open_one(self, path: Path, module: nn.Module, key: str) -> Written:
+    def open(self, path: Path, module: nn.Module, key: str = "") -> Written:
         """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read."""
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}

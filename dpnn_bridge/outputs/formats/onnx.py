@@ -216,7 +216,7 @@ class Onnx(Format):
         model = onnx.load(str(path), load_external_data=False)
         return next((p.value for p in model.metadata_props if p.key == ORIGIN), None)
 
-    def open(self, path: Path, module: nn.Module) -> Written:
+    def open(self, path: Path, module: nn.Module, key: str = "") -> Written:
         """Open the graph to compute the results of each module of the model with onnxruntime.
 
         The metadata of each operation contains the modules to which the operation belongs.

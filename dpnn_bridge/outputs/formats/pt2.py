@@ -134,7 +134,7 @@ class Pt2(Format):
             name = next((n for n in archive.namelist() if n.endswith(f"/{ORIGIN}")), None)
             return (archive.read(name).decode() if name else "") or None
 
-    def open(self, path: Path, module: nn.Module) -> Written:
+    def open(self, path: Path, module: nn.Module, key: str = "") -> Written:
         """Open the program to compute the results of each module of the model."""
         program = _load(path)
         example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None

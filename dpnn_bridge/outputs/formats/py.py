@@ -93,7 +93,7 @@ class Py(Format):
                 return None
         return origin.rstrip("\n")
 
-    def open(self, path: Path, module: nn.Module) -> Written:
+    def open(self, path: Path, module: nn.Module, key: str = "") -> Written:
         """Run the file to create its model, and load the weights of ``module``, because the file contains no weights.
 
         Running the file is safe only if the user trusts it.

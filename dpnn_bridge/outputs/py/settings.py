@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.ties import Tie
+from dpnn_bridge.conversion.ties import ATTRIBUTES, Tie
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.outputs.py.calls import literal
 
 #: attributes that are not compared: other statements set them, or they are the position in a sequence
-NOT_COMPARED = {"training", "lua_record", "ties", "shared_buffers", "remembering", "step", "keeps_std"}
+NOT_COMPARED = {"training", "lua_record", *ATTRIBUTES, "remembering", "step", "keeps_std"}
 #: attributes that :func:`~dpnn_bridge.modules.nn.batch_normalization.accept_single_samples` sets
 SINGLE = {"batch_dims", "is_single"}
 
