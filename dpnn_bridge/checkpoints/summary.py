@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dpnn_bridge.base.display import counted, printable
-from dpnn_bridge.base.graph import is_criterion
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.architectures import Architecture
 from dpnn_bridge.checkpoints.describe import format_bytes
@@ -54,6 +53,7 @@ class Model:
         likely: shapes to adapt if ``inputs`` is empty: those of an input of similar models.
         notes: remarks about inconsistent layers.
         architecture: the published architecture whose weights have the same shapes, or None.
+        criterion: whether the model computes a loss from an input and a target.
     """
 
     key: str
@@ -71,6 +71,7 @@ class Model:
     likely: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     architecture: Architecture | None = None
+    criterion: bool = False
 
     @property
     def is_supported(self) -> bool:
@@ -170,7 +171,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "", ""
     for command in summary.next:
         yield "bold", f"next: {command}"
-    runs = summary.models and not summary.models[0].problem and not is_criterion(summary.models[0].lua)
+    runs = summary.models and not summary.models[0].problem and not summary.models[0].criterion
     hints = ["every entry: --raw"] if summary.has_tree else []
     hints += [f"shapes of the outputs: {input_options(summary.models[0])}"] if runs else []
     if hints:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable, shortened
-from dpnn_bridge.base.graph import format_path, is_criterion
+from dpnn_bridge.base.graph import format_path, is_criterion, values_in
 from dpnn_bridge.base.shell import shell_file, shell_quoted
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
@@ -29,6 +30,7 @@ from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.places import module_names
+from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, T7FormatError
 from dpnn_bridge.files import load_local
@@ -39,6 +41,7 @@ from dpnn_bridge.modules.fit import shape_warnings
 from dpnn_bridge.modules.inputs import input_shapes, likely_shapes
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.outputs.data import key_name
 from dpnn_bridge.plugins import load_plugins
 
 _WITH_CLASSES = "--plugin my_layers.py     # or --lua my_layers.lua; docs/how-to/custom-class.md"
@@ -127,10 +130,10 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     size = file.path.stat().st_size
     unsupported = {c.class_name for c in report.unsupported}
     models: list[Model] = []
-    several = module.items() if isinstance(module, Models) else []
-    for inner, part in several or [(key or "", module)]:
+    parts = list(module.items() if isinstance(module, Models) else []) or [(key or "", module)]
+    for inner, part in parts:
         record = record_of(part)
-        model = Model(inner, record.class_name if record else type(part).__name__)
+        model = Model(inner, record.class_name if record else type(part).__name__, criterion=_is_criterion(part))
         model.unsupported = sorted(unsupported & {m.class_name for m in part.modules() if isinstance(m, Placeholder)})
         _measure(model, part, example, size)
         if not models:
@@ -142,11 +145,19 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     checkpoint = report.metadata.get("checkpoint")
     summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = ".onnx", f" {input_options(models[0])}"
-    if unsupported or is_criterion(models[0].lua):
-        suffix, more = ".t7", f" {_WITH_CLASSES}" if unsupported else ""
+    if unsupported or models[0].criterion:
+        # Torch7 lacks some criterions of PyTorch
+        suffix = ".t7" if unsupported or record_of(parts[0][1]) else ".safetensors"
+        more = f" {_WITH_CLASSES}" if unsupported else ""
     chosen = f"{_key_option(models[0].key)}{options}"
     summary.next = [f"dpnn-convert {_input(file.name)} {_output(file.name, suffix)}{chosen}{more}"]
     return summary
+
+
+def _is_criterion(module: nn.Module) -> bool:
+    record = record_of(module)
+    names = (record.class_name,) if record else mapping_of(module).names
+    return isinstance(module, _Loss) or any(map(is_criterion, names))
 
 
 def _key_option(key: str) -> str:
@@ -164,7 +175,7 @@ def _objects(summary: Summary, file: LocalFile) -> None:
 
 
 def _model(key: str, obj: LuaObject, example: Callable[[nn.Module], Any] | None, first: bool, size: int) -> Model:
-    model = Model(key, obj.class_name)
+    model = Model(key, obj.class_name, criterion=is_criterion(obj.class_name))
     context = TorchConversion(Options(allow_unsupported=True))
     try:
         module = context.to_torch(obj)
@@ -279,10 +290,9 @@ def _suggest_commands(summary: Summary, name: str, root: Any, key: str, options:
             )
         if root is None:
             return  # nil, which no format stores
-        has_tensors = _has_tensors(root)
-        others = "     # or .safetensors, .json, .pt" if has_tensors else "    # or .npz, .pt"
-        data = f"{_output(name, '.npz' if has_tensors else '.json')}{_key_option(key)}"
-        summary.next.append(f"dpnn-convert {quoted} {data} {others}")
+        suffix, *others = _data_suffixes(root)
+        more = f"    # or {', '.join(others)}" if others else ""
+        summary.next.append(f"dpnn-convert {quoted} {_output(name, suffix)}{_key_option(key)}{more}")
         return
     first = summary.models[0]
     chosen = f"{_key_option(first.key if key or len(summary.models) > 1 else '')}{options}"
@@ -294,16 +304,20 @@ def _suggest_commands(summary: Summary, name: str, root: Any, key: str, options:
             summary.next.append(f"dpnn-convert {quoted} {output}{chosen} {first.architecture}")
 
 
-def _has_tensors(value: Any) -> bool:
-    """Return whether a value contains a tensor, at a depth of at most four."""
-    level, seen = [value], set()
-    for _ in range(5):
-        if any(isinstance(v, (LuaTensor, LuaStorage)) for v in level):
-            return True
-        tables = {id(v): v for v in level if isinstance(v, (LuaTable, LuaObject)) and id(v) not in seen}
-        seen |= tables.keys()
-        level = [v for t in tables.values() for v in (t.fields if isinstance(t, LuaObject) else t).values()]
-    return False
+def _data_suffixes(root: Any) -> tuple[str, ...]:
+    """Return the suffixes of the formats that can store data, the most suitable one first."""
+    has_tensors = joins = False
+    for value in values_in(root):
+        has_tensors |= isinstance(value, (LuaTensor, LuaStorage))
+        if isinstance(value, LuaTable):
+            names = {key for key in value if isinstance(key, str)}
+            if names and any(key_name(key) in names for key in value if isinstance(key, (int, float))):
+                return (".t7",)  # the only format that distinguishes 1 and "1"
+            inner = any(isinstance(entry, (LuaTable, LuaObject)) for entry in value.values())
+            joins |= any("\0" in name or (inner and "." in name) for name in names)  # "a.b" beside a table "a"
+    if joins:
+        return (".pt", ".json") if has_tensors else (".json", ".pt")
+    return (".npz", ".safetensors", ".json", ".pt") if has_tensors else (".json", ".npz", ".pt")
 
 
 def _input(name: str) -> str:

@@ -120,7 +120,7 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
             if not isinstance(key, (str, int, float, bool)):
                 found.dropped.append(f"{path or 'the file'}: an entry whose key is a {type(key).__name__}")
                 continue
-            name = _text(str(key).lower() if isinstance(key, bool) else str(key))
+            name = key_name(key)
             if name in items:
                 found.ambiguous.append(f"two keys of {path or 'the table'} have the name {name!r}")
             plain = _plain(inner, (path + key_text(key)).removeprefix("."), found, above, budget)
@@ -158,6 +158,11 @@ def flat(value: Any) -> dict[str, Any]:
             raise ConversionError(f"two entries would have the name {name!r}; use .pt or .json, which distinguish them")
         found[name] = leaf
     return found
+
+
+def key_name(key: str | float | bool) -> str:
+    """Return the name of an entry of a table in the plain data."""
+    return _text(str(key).lower() if isinstance(key, bool) else str(key))
 
 
 def _text(value: str) -> str:

@@ -290,6 +290,36 @@ def test_criterions_are_the_models_of_a_file_without_other_models(inside: bool, 
     assert report.metadata["modules"] == model.modules == 1
 
 
+_TENSOR = LuaTensor.from_numpy(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "command"),
+    [
+        ({"a": LuaTable({"b": _TENSOR}), "a.b": 1}, "pt    # or .json"),
+        ({"a": LuaTable({"b": 2}), "a.b": 1}, "json    # or .pt"),
+        ({"list": LuaTable({1: _TENSOR, "1": _TENSOR})}, "t7"),
+        ({"a.b": _TENSOR, True: 1, 2: 3}, "npz    # or .safetensors, .json, .pt"),
+    ],
+)
+def test_the_next_command_writes_a_format_that_distinguishes_all_names(
+    content: dict, command: str, tmp_path: Path
+) -> None:
+    write_t7(tmp_path / "data.t7", LuaTable(content))
+    [found] = dpnn_bridge.inspect(tmp_path / "data.t7").next
+    suffix = command.partition(" ")[0]
+    assert found.endswith(f".{command}")
+    dpnn_bridge.convert(tmp_path / "data.t7", tmp_path / f"written.{suffix}")
+
+
+def test_criterions_of_pytorch_have_no_input_in_the_next_command(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "c.pt", torch.nn.TripletMarginLoss())
+    found = dpnn_bridge.inspect(tmp_path / "c.pt")
+    assert found.next[0].endswith("c.pt c.safetensors")
+    assert "--input" not in str(found)
+    dpnn_bridge.convert(tmp_path / "c.pt", tmp_path / "c.safetensors")
+
+
 def test_the_next_command_reads_stdin(tmp_path: Path) -> None:
     write_t7(tmp_path / "m.t7", LuaTable({"x": 1}))
     result = CliRunner().invoke(inspect_command, ["-"], input=(tmp_path / "m.t7").read_bytes())
