@@ -230,14 +230,19 @@ def reading_back(path: StrPath) -> Iterator[None]:
         raise as_package_error(error, VerificationError, f"{path}: reading the written file back") from error
 
 
-def write_text(path: StrPath, text: str) -> None:
-    """Write a text file completely or not at all, replacing an existing one.
+def write_text(path: StrPath, text: str, *, force: bool) -> None:
+    """Write a text file completely or not at all.
+
+    Args:
+        path: the file to write.
+        text: its content.
+        force: replace an existing file.
 
     Raises:
         OutputError: the file cannot be written.
         VerificationError: the file differs after reading back.
     """
-    with replacing(path, force=True) as temporary:
+    with replacing(path, force=force) as temporary:
         write_file(temporary, text)
 
 

@@ -296,7 +296,7 @@ class _Request:
                 done = converting.convert(piped(self.files[0]), target, **arguments, **self.options)
         with after_writing(self.files[1]):
             if self.report is not None:
-                write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n")
+                write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n", force=True)
             if self.card is not None:
                 self._write_card(done)
         if self.as_json:
@@ -325,7 +325,7 @@ class _Request:
         if example is None and (shapes := input_shapes(model, source.stat().st_size)):
             example = ExampleInput.of(shapes, None)
         result = verify(source, target, input=example(model) if example else None, **arguments)
-        write_text(self.card, card(done, result, target))  # type: ignore[arg-type]
+        write_text(self.card, card(done, result, target), force=self.force)  # type: ignore[arg-type]
 
     def convert_many(self) -> None:
         """Convert several files, or all models of one file, and print a table."""

@@ -75,7 +75,7 @@ def draw(
     model = load(source, key=key, allow_unsupported=not inputs).eval()
     graph = model_graph(model, example_input(inputs, model) if inputs else None, histograms=html is not None)
     if html is not None:
-        write_text(html, page(graph, source.name, source=source))
+        write_text(html, page(graph, source.name, source=source), force=True)
         if not (quiet or dot or mermaid):
             say_written(source, html, counted(sum(1 for _ in graph.walk()), "layer"))
     for selected, to_text in ((dot, to_dot), (mermaid, to_mermaid)):

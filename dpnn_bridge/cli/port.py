@@ -131,7 +131,7 @@ class Comparison:
 
             page = self.report_to.suffix in (".html", ".htm")
             text = port_page(report, title) if page else json.dumps(report.to_dict(), indent=2) + "\n"
-            write_text(self.report_to, text)
+            write_text(self.report_to, text, force=True)
         if self.as_json:
             click.echo(json.dumps(report.to_dict(), indent=2))
             return

@@ -283,7 +283,7 @@ def _print(request: Request, result: Verification) -> None:
     if request.html is not None:
         from dpnn_bridge.pictures.report import report
 
-        write_text(request.html, report(result, request.model))
+        write_text(request.html, report(result, request.model), force=True)
     if request.as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     elif not request.quiet:

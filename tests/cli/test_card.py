@@ -67,6 +67,20 @@ def test_a_card_that_was_completed_by_hand_is_kept(tmp_path: Path, monkeypatch: 
     assert card.read_text(encoding="utf-8").startswith("---\nlibrary_name")
 
 
+def test_a_card_that_another_program_writes_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dpnn_bridge.write_t7(tmp_path / "small.t7", nn.Sequential(nn.Linear(2, 2)))
+
+    def card_after_another_writer(*_: object) -> str:
+        (tmp_path / "c.md").write_text("license: mit")
+        return "ours"
+
+    monkeypatch.setattr("dpnn_bridge.parity.card.card", card_after_another_writer)
+    result = converted(tmp_path, monkeypatch, "small.t7 a.pt --card c.md")
+    assert result.exit_code == 6, result.output
+    assert result.stderr == "error: a.pt was written, but c.md exists; use --force to replace it\n"
+    assert (tmp_path / "c.md").read_text() == "license: mit"
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -433,11 +433,11 @@ def test_what_a_killed_program_left_goes_with_the_next_file(tmp_path: Path) -> N
     )
     assert wait_for(ready.exists)
     (held,) = out.iterdir()
-    write_text(out / "first", "1")
+    write_text(out / "first", "1", force=True)
     assert held.exists()  # its owner lives
     process.kill()
     process.wait(20)
-    write_text(out / "second", "2")
+    write_text(out / "second", "2", force=True)
     assert sorted(p.name for p in out.iterdir()) == ["first", "second"]
 
 

@@ -127,8 +127,8 @@ def test_a_page_that_another_program_moves_at_once_is_no_error(
 ) -> None:
     page = tmp_path / "page.html"
 
-    def write_and_move(path: Path, text: str) -> None:
-        write_text(path, text)
+    def write_and_move(path: Path, text: str, *, force: bool) -> None:
+        write_text(path, text, force=force)
         path.rename(tmp_path / "moved.html")
 
     monkeypatch.setattr(draw, "write_text", write_and_move)

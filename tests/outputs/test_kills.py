@@ -230,7 +230,7 @@ def test_a_signal_at_a_random_time_leaves_whole_files(name: str, inputs: Path, t
         assert until(lambda: not program.runs(), 120)  # noqa: B023
         assert until(lambda: not program.left(), 120), program.left()  # noqa: B023
         if by == signal.SIGKILL:  # nothing could be done any more: the next one that writes removes it
-            write_text(out / "next", "")
+            write_text(out / "next", "", force=True)
             (out / "next").unlink()
         else:
             assert left_in(program.temporary) == [], by
