@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,23 +231,14 @@ def _verify_model(request: Request) -> None:
     """Compare a model, or data without a model, and print the result."""
     with steps(request.quiet or request.as_json) as progress:
         load_torch(progress)
-        from dpnn_bridge.parity.data import verify_model_or_data
         from dpnn_bridge.plugins import load_plugins
 
         load_plugins(request.plugin)
         progress(f"running {request.model}")
-        result = verify_model_or_data(
-            partial(_verified, request),
-            request.model,
-            request.converted,
-            key=request.key,
-            dtype=request.dtype,
-            lua=request.lua or None,
-            sandbox=request.sandbox,
-        )
-    if isinstance(result, str):
+        result = _verified(request)
+    if not result.layers:
         accept_only("data without a model", "key", "dtype", *_CLASSES, "as_json", "verbose")
-        _print_data(request, result)
+        _print_data(request, result.whole[0].message)
     else:
         _print(request, result)
 

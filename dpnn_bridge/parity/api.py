@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,13 +12,14 @@ import torch
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.compare.differences import Tolerance
+from dpnn_bridge.compare.differences import Difference, Tolerance
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
 from dpnn_bridge.files import classes_in_lua
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity import verify as verification
+from dpnn_bridge.parity.data import verify_model_or_data
 from dpnn_bridge.parity.known_differences import KnownDifference, read_known_differences
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.plugins import load_plugins
@@ -52,8 +54,9 @@ def verify(
     """Compare a model, layer by layer, with results of Torch7, with the Lua sources, or with its converted file.
 
     Args:
-        model: a ``.t7`` file with a model, or a fixture, which contains ``module`` and ``input``.
-        converted: a file that was converted from the model, in any format.
+        model: a ``.t7`` file with a model, or a fixture, which contains ``module`` and ``input``. Data without a model
+            is compared with ``converted`` alone.
+        converted: a file that was converted from the model or data, in any format.
         reference: a ``.t7`` file, or its table, with ``input``, ``output`` and optionally ``gradOutput``,
             ``gradInput``, ``gradParams`` and ``after``, which are compared too.
         input: a tensor or a nested list; use it instead of ``reference``.
@@ -77,7 +80,8 @@ def verify(
 
     Returns:
         All layers with their comparisons; ``.ok``, ``.verdict`` and ``.to_dict()`` summarize them. Without a reference,
-        an input and a converted file nothing is compared, and ``.verdict`` is None.
+        an input and a converted file nothing is compared, and ``.verdict`` is None. For data without a model,
+        ``.layers`` is empty, and ``.whole`` contains one comparison, whose message is the first difference.
 
     Raises:
         OptionError: two arguments exclude each other, or PyTorch cannot use the device.
@@ -98,7 +102,8 @@ def verify(
     tolerance, gradient_tolerance = _tolerance("rtol", rtol), _tolerance("gradient_rtol", gradient_rtol)
     known = [] if known_differences is None else _known(known_differences)
     load_plugins(plugins)
-    return verification.verify(
+    verify_model = partial(
+        verification.verify,
         model,
         converted,
         reference=reference,
@@ -117,6 +122,15 @@ def verify(
         known=known,
         bounded=not unbounded,
     )
+    data_options = {"key": key, "dtype": as_dtype(dtype), "lua": lua, "sandbox": sandbox}
+    result = verify_model_or_data(verify_model, model, converted, **data_options)
+    if not isinstance(result, str):
+        return result
+    if reference is not None or input is not None or lua_path or torch7 is not None:
+        others = "reference= (--reference), input= (--input), lua_path= (--lua-path) and torch7= (--torch7)"
+        raise OptionError(f"{model}: data without a model is compared with {converted} alone: omit {others}")
+    compared = Difference("data", math.inf if result else 0.0, 0.0, result)
+    return Verification(str(model), "", str(converted), "", key or "", "", "", "", whole=[compared])
 
 
 def _check_references(
