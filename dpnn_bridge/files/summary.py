@@ -143,7 +143,7 @@ def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], 
     what = f"a model that dpnn_bridge converted from {source}"
     summary = Summary(file.name, size, file.path.suffix[1:], what, models, has_tree=False)
     checkpoint = report.metadata.get("checkpoint")
-    summary.beside = [str(k) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
+    summary.beside = [shortened(str(k)) for k in checkpoint][:ENTRIES] if isinstance(checkpoint, dict) else []
     suffix, more = ".onnx", f" {input_options(models[0])}"
     if unsupported or models[0].criterion:
         # Torch7 lacks some criterions of PyTorch
@@ -267,7 +267,7 @@ def _describe_content(summary: Summary, root: Any, models: list[LuaObject]) -> N
     if isinstance(root, (LuaTable, LuaObject)):
         fields = root.fields if isinstance(root, LuaObject) else root
         rest = [(k, v) for k, v in fields.items() if id(v) not in inside]
-        summary.beside = [f"{format_path([k])}: {_shortened(description(v))}" for k, v in rest[:ENTRIES]]
+        summary.beside = [f"{shortened(format_path([k]))}: {_shortened(description(v))}" for k, v in rest[:ENTRIES]]
         if len(rest) > ENTRIES:
             summary.beside.append(f"… {len(rest) - ENTRIES} more")
 

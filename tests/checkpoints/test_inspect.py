@@ -290,6 +290,15 @@ def test_criterions_are_the_models_of_a_file_without_other_models(inside: bool, 
     assert report.metadata["modules"] == model.modules == 1
 
 
+def test_long_keys_of_other_entries_are_shortened(tmp_path: Path) -> None:
+    write_t7(tmp_path / "m.t7", LuaTable({"a" * 10_000: 1, "b": 2}))
+    [long, short] = dpnn_bridge.inspect(tmp_path / "m.t7").beside
+    assert long.startswith("aaa")
+    assert "9,880 more characters" in long
+    assert len(long) < 200
+    assert short == "b: a number"
+
+
 _TENSOR = LuaTensor.from_numpy(np.zeros(2, np.float32))
 
 
