@@ -130,6 +130,8 @@ class ConversionError(DpnnBridgeError):
 COPY_AGAIN = "copy or download the file again"
 #: next step after a missing file, for messages
 CHECK_PATH = "check the path"
+#: error message for relative paths in a working directory that was removed
+REMOVED_DIRECTORY = "the working directory was removed; change to another folder"
 #: documentation of the export to Torch7, for messages
 EXPORT_GUIDE = "docs/how-to/back-to-torch7.md"
 #: maximum numbers of classes in a message, and of fields of each class

@@ -7,6 +7,7 @@ pass through. Any other exception becomes an error of this package with the orig
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import unwrap
@@ -15,7 +16,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from dpnn_bridge.base.arguments import call_message, unknown_keyword
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.errors import CHECK_PATH, DpnnBridgeError, FileAccessError, MissingFileError, OptionError
+from dpnn_bridge.errors import (
+    CHECK_PATH,
+    REMOVED_DIRECTORY,
+    DpnnBridgeError,
+    FileAccessError,
+    MissingFileError,
+    OptionError,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,6 +70,8 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
         is_missing = isinstance(error, FileNotFoundError)
         if is_missing and (named or error.strerror is None):
             reason = "no such file"
+        if is_missing and not named and not _has_working_directory():
+            is_missing, reason = False, REMOVED_DIRECTORY
         kind = MissingFileError if is_missing else FileAccessError
         step = _NEXT_STEPS.get(error.errno or 0) if named else None
         advice = f"; {step}" if step else ""
@@ -73,6 +83,14 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
     if isinstance(error, RecursionError):
         return error_type(f"{doing}: the data are nested too deeply, or contain themselves")
     return error_type(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _is_wrong_call(error: TypeError, function: Callable[..., Any], options: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dpnn_bridge.errors import FileAccessError
+from dpnn_bridge.errors import REMOVED_DIRECTORY, FileAccessError
 
 
 def load_torch(progress: Callable[[str], None]) -> None:
@@ -40,7 +40,7 @@ class _TorchCheck:
             try:
                 os.getcwd()
             except FileNotFoundError:
-                raise FileAccessError("the working directory was removed; change to another folder") from None
+                raise FileAccessError(REMOVED_DIRECTORY) from None
             except OSError:  # of a folder that the user may not read
                 pass
 

@@ -255,6 +255,19 @@ def test_a_foreign_error_inside_of_a_public_function_becomes_ours(name: str, mon
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_a_removed_working_directory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of ``os.getcwd`` has no file name."""
+
+    def fail() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", fail)
+    with pytest.raises(FileAccessError, match=r"^converting: the working directory was removed; change to another fol"):
+        guarded(FileNotFoundError(2, "No such file or directory"))
+    with pytest.raises(MissingFileError, match=r"^m.t7: converting: no such file; check the path"):
+        guarded(FileNotFoundError(2, "No such file or directory", "m.t7"))
+
+
 def test_errors_can_be_pickled() -> None:
     for error in (MissingFileError("x"), FileAccessError("y"), OptionError("z"), errors.LuaValueError("w")):
         copy = pickle.loads(pickle.dumps(error))
