@@ -30,6 +30,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -268,7 +269,8 @@ def is_built_in(cls: type[LuaClass]) -> bool:
 
 def files_of_users() -> list[str]:
     """Return the files that registered mappings of users; an empty string for a cell of a notebook."""
-    _load_entry_points()  # so that the result is the same before and after the first conversion
+    with suppress(ConversionError):  # the conversion of a model reports a plugin that fails; data need no plugin
+        _load_entry_points()  # so that the result is the same before and after the first conversion
     names = {c.__module__ for known in list(_BY_NAME.values()) for c in known if not is_built_in(c)}
     return sorted({getattr(sys.modules.get(name), "__file__", None) or "" for name in names})
 

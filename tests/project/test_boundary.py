@@ -181,6 +181,9 @@ def test_an_entry_point_that_fails(line: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(registry, "_loaded", set())
     with pytest.raises(ConversionError, match=r"^loading the plugin mine \(plugin_that_fails\)"):
         dpnn_bridge.to_torch(LuaObject("nn.Identity", LuaTable()))
+    dpnn_bridge.write_t7(tmp_path / "data.t7", {"a": 1})
+    report = dpnn_bridge.convert(tmp_path / "data.t7", tmp_path / "data.json", checksum=True)  # as for a manifest
+    assert report.metadata["origin"]
 
 
 def test_the_plugins_of_other_packages_are_an_input_of_the_first_conversion_too(
