@@ -17,9 +17,8 @@ of this project is its inner class ``Lua``. The mapping of a PyTorch layer is a 
             tensors = ("weight",)
             sizes = {"weight": ("out_features", "in_features")}
 
-Both directions follow from the declaration: Lua fields -> constructor arguments, parameters and buffers;
-attributes, parameters and buffers -> Lua fields. ``arguments``, ``build`` or ``to_lua`` are overridden only where the
-mapping is more than renaming.
+Both directions follow from the declaration: Lua fields -> constructor arguments, parameters and buffers; attributes,
+parameters and buffers -> Lua fields. ``arguments``, ``build`` or ``to_lua`` are overridden where it is not enough.
 """
 
 from __future__ import annotations
@@ -394,8 +393,7 @@ def nearest_name(name: str) -> str | None:
     if len(name) > 100:
         return None
     known = known_names()
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    if close:
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
         return close[0]
     tail = name.rpartition(".")[2]
     return next((k for k in known if k.rpartition(".")[2] == tail), None)
