@@ -5,6 +5,7 @@ Most functions call :func:`map_tensors`, which traverses the values.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -63,6 +64,14 @@ def fields_of(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, (type, dict)):
         return value
     return {f.name: v for f in fields(value) if (v := getattr(value, f.name)) is not None}
+
+
+def map_fields(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return a copy of a dataclass with ``function`` applied to its fields that are not None."""
+    changed = copy.copy(value)
+    for name, inner in fields_of(value).items():
+        object.__setattr__(changed, name, function(inner))  # the dataclass may be frozen
+    return changed
 
 
 def without_dataclasses(value: Any) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpnn_bridge.base.storage import storage_id
-from dpnn_bridge.compare.nested import fields_of
+from dpnn_bridge.compare.nested import fields_of, map_fields
 from dpnn_bridge.conversion.limits import EagerMode
 
 _MOVING = (
@@ -130,7 +130,9 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of nested lists, tuples and dicts with ``change`` applied to every value."""
+    """Return a copy of nested lists, tuples, dicts and dataclasses with ``change`` applied to every value."""
+    if fields_of(value) is not value:
+        return map_fields(lambda inner: replaced(inner, change), value)
     if isinstance(value, dict):
         return {k: replaced(v, change) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and not isinstance(value, Slot):

@@ -64,6 +64,21 @@ def test_outputs_may_be_in_a_dataclass() -> None:
     assert torch.equal(net.layer.weight, model[0].weight)
 
 
+def test_an_input_may_be_a_dataclass() -> None:
+    torch.manual_seed(0)
+    model, net = nn.Sequential(nn.Linear(3, 2)), nn.Linear(3, 2)
+    seen = []
+
+    def target(net: nn.Module, example: Scores) -> Tensor:
+        seen.append(example.logits)
+        return net(example.logits)
+
+    report = dpnn_bridge.port(model, net, Scores(torch.randn(4, 3)), source=lambda m, x: m(x.logits), target=target)
+    assert report.equal
+    assert {x.dtype for x in seen} == {torch.float64}
+    assert len({x.sum().item() for x in seen}) > 1  # the second input is shuffled, with noise
+
+
 @pytest.mark.parametrize("example", [images, images(0), (images(0),)], ids=["function", "tensor", "tuple"])
 def test_an_equal_module_is_filled(example: Any) -> None:
     net = Net()
