@@ -258,8 +258,9 @@ def _computed(module: nn.Module, path: str) -> ConversionError:
     """Return the error for a weight whose computation source code cannot express."""
     name, kind, call = computed_weights(module)[-1]
     return ConversionError(
-        f"{kind} computes its {name}, which .py does not support (it supports only "
-        f"torch.nn.utils.parametrizations.weight_norm); make the {name} an ordinary tensor with {call}",
+        f"{kind} computes its {name}, which .py does not support (it supports "
+        f"torch.nn.utils.parametrizations.weight_norm, and parametrizations of your own classes); "
+        f"make the {name} an ordinary tensor with {call}",
         path=path,
         class_name=_plain_type(module).__name__,
     )
