@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.nn.utils.parametrizations import _WeightNorm
 
 from dpnn_bridge.conversion.fields import get_tensor
 from dpnn_bridge.conversion.modes import evaluating
@@ -23,6 +24,25 @@ def weight_hooks(module: nn.Module) -> list[Any]:
     return [
         h for h in hooks if isinstance(h, prune.BasePruningMethod) or type(h).__name__ in ("SpectralNorm", "WeightNorm")
     ]
+
+
+def weight_norms(module: nn.Module) -> dict[str, int | None]:
+    """Return tensor name -> ``dim`` for the tensors of which PyTorch's ``weight_norm`` is the only parametrization.
+
+    Recurrent layers have none: their list of parameters holds results of the computation, which cannot be copied.
+    """
+    normed = parametrize.is_parametrized(module) and not isinstance(module, nn.RNNBase)
+    lists: Any = module.parametrizations if normed else {}
+    return {name: parts[0].dim for name, parts in lists.items() if len(parts) == 1 and type(parts[0]) is _WeightNorm}
+
+
+def normalize_weight(module: nn.Module, name: str, dim: int | None) -> None:
+    """Let PyTorch's weight norm compute a tensor, in a module that can be pickled.
+
+    :func:`torch.nn.utils.parametrizations.weight_norm` also adds a hook for older files, which cannot be pickled.
+    """
+    parametrize.register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
+    make_picklable(module)
 
 
 def computed_weights(module: nn.Module) -> list[tuple[str, str, str]]:

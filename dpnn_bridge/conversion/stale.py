@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.fields import own_tensor
+from dpnn_bridge.conversion.parametrized import weight_norms
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import ATTRIBUTES
 from dpnn_bridge.errors import ConversionError
@@ -30,9 +31,12 @@ _COMMON = frozenset(vars(nn.Module()))
 
 
 def is_stock(module: nn.Module) -> bool:
-    """Return whether a module is an unmodified layer of ``torch.nn`` without modules inside."""
-    is_layer = type(module).__module__.startswith("torch.nn.modules.") and type(module) is not nn.Module
-    return is_layer and not module._modules
+    """Return whether a module is a layer of ``torch.nn`` without modules inside, unmodified except by weight norm."""
+    kind = parametrize.type_before_parametrizations(module)
+    is_layer = kind.__module__.startswith("torch.nn.modules.") and kind is not nn.Module
+    if not parametrize.is_parametrized(module):
+        return is_layer and not module._modules
+    return is_layer and len(module._modules) == 1 and len(weight_norms(module)) == len(module.parametrizations)  # type: ignore[arg-type]
 
 
 def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -41,7 +45,8 @@ def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Returns:
         The arguments that are not tensors, and the arguments that are tensors, by name.
     """
-    names = [name for name in _names(type(module)) if name not in _FACTORY_ARGUMENTS and hasattr(module, name)]
+    kind = parametrize.type_before_parametrizations(module)
+    names = [name for name in _names(kind) if name not in _FACTORY_ARGUMENTS and hasattr(module, name)]
     # a method is not an argument: nn.ModuleList has the argument `modules` and the method `modules`
     values = {name: value for name in names if not inspect.ismethod(value := getattr(module, name))}
     tensors = {name: tensor for name in values if (tensor := module._buffers.get(name)) is not None}
@@ -73,21 +78,22 @@ def check_settings(module: nn.Module, path: str = "", *, complete: bool = False)
     Raises:
         ConversionError: a new layer with the same settings has other attributes or shapes.
     """
-    if is_stock(module) and not parametrize.is_parametrized(module) and (found := _difference(module, complete)):
+    if is_stock(module) and (found := _difference(module, complete)):
         raise ConversionError(
             f"{found}: the layer was changed after construction, and no file can store such a change; create a new "
             "layer with the right settings, and copy the weights",
             path=path,
-            class_name=type(module).__name__,
+            class_name=parametrize.type_before_parametrizations(module).__name__,
         )
 
 
 def _new_layer(module: Any) -> nn.Module:
     """Construct a new layer with the settings of a layer, on the meta device if the class supports it."""
     plain, tensors = arguments_of(module)
-    device = {"device": "meta"} if "device" in _names(type(module)) else {}
+    kind = parametrize.type_before_parametrizations(module)
+    device = {"device": "meta"} if "device" in _names(kind) else {}
     with SkipInit():
-        return type(module)(**plain, **tensors, **device)
+        return kind(**plain, **tensors, **device)
 
 
 def _difference(module: nn.Module, complete: bool) -> str:

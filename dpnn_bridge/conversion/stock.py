@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.conversion.fields import Field
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
-from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
+from dpnn_bridge.conversion.parametrized import computed_weights, normalize_weight, weight_hooks, weight_norms
 from dpnn_bridge.conversion.stale import arguments_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
@@ -29,7 +29,7 @@ class StockLayer(LuaClass):
 
     @classmethod
     def name_of(cls, module: nn.Module) -> str:
-        return PREFIX + type(module).__name__
+        return PREFIX + parametrize.type_before_parametrizations(module).__name__
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -41,12 +41,17 @@ class StockLayer(LuaClass):
                 obj,
             )
         tensors = {key: tensor_of(obj, key, ctx).torch() for key in obj["passed"].split()}
-        return kind(**{key: _tuples(value) for key, value in parse_json(obj["arguments"]).items()}, **tensors)
+        layer = kind(**{key: _tuples(value) for key, value in parse_json(obj["arguments"]).items()}, **tensors)
+        for tensor, dim in parse_json(obj.get("weight_norm", "{}")).items():
+            normalize_weight(layer, tensor, dim)
+        return layer
 
     @classmethod
     def fields_of(cls, module: nn.Module) -> dict[str, Field]:
         kept = {**module._parameters, **module._buffers}
-        return {name: Field(name) for name, tensor in kept.items() if tensor is not None}
+        own = [name for name, tensor in kept.items() if tensor is not None]
+        computed = (f"parametrizations.{name}.original{n}" for name in weight_norms(module) for n in range(2))
+        return {name: Field(name) for name in (*own, *computed)}
 
     @classmethod
     def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
@@ -59,7 +64,8 @@ class StockLayer(LuaClass):
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
         plain, tensors = arguments_of(module)
         fields = {name: ctx.tensor(module, name, spec) for name, spec in cls.fields_of(module).items()}
-        return {"arguments": _as_json(plain, module), "passed": " ".join(tensors), **fields}
+        norms = {"weight_norm": json.dumps(norms)} if (norms := weight_norms(module)) else {}
+        return {"arguments": _as_json(plain, module), "passed": " ".join(tensors), **norms, **fields}
 
 
 def check_parametrizations(module: nn.Module, fields: Iterable[Field], path: str) -> None:

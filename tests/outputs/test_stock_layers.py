@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from pytorch_layers import LAYERS, LOSSES, REFUSED, WITH_EXAMPLE
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize, weight_norm
+from torch.nn.utils import parametrizations, weight_norm
 
 import dpnn_bridge
 from dpnn_bridge.conversion import to_lua
@@ -121,8 +122,8 @@ class Shifted(nn.Conv2d):
 
 UNKEPT = [
     (parametrizations.spectral_norm(nn.Linear(3, 4)), "remove_parametrizations"),
-    (parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "remove_parametrizations"),
-    (parametrizations.weight_norm(nn.Linear(4, 4), dim=1), "remove_parametrizations"),
+    (parametrizations.weight_norm(nn.LSTM(3, 4), "weight_ih_l0"), "remove_parametrizations"),
+    (parametrizations.weight_norm(parametrizations.spectral_norm(nn.Linear(3, 4))), "remove_parametrizations"),
     (weight_norm(nn.Linear(4, 4)), "remove_weight_norm"),
     (with_attribute(nn.ReLU(), scale=3.0), "its scale is 3.0"),
     (nn.TripletMarginWithDistanceLoss(distance_function=torch.dist), "arguments of a torch.nn layer as JSON"),
@@ -146,11 +147,33 @@ def test_a_class_with_a_forward_of_its_own_is_not_written_as_its_parent() -> Non
         to_lua(Shifted(3, 4, 2))
 
 
-def test_weight_norm_over_rows_of_a_linear_layer_is_kept() -> None:
-    layer, x = parametrizations.weight_norm(nn.Linear(3, 4)), torch.randn(2, 3)
+NORMED = [
+    parametrizations.weight_norm(nn.Linear(3, 4)),
+    parametrizations.weight_norm(nn.Linear(3, 4, bias=False), dim=1),
+    parametrizations.weight_norm(nn.Bilinear(3, 3, 4), dim=None),  # type: ignore[arg-type]
+    parametrizations.weight_norm(nn.Conv1d(3, 4, 1, padding_mode="circular")),
+    parametrizations.weight_norm(parametrizations.weight_norm(nn.Linear(3, 4)), "bias"),
+]
+
+
+@pytest.mark.parametrize("layer", NORMED, ids=lambda layer: layer.extra_repr())
+def test_weight_norm_of_pytorch_is_kept_as_it_is(layer: nn.Module) -> None:
     back = saved(layer)
-    assert parametrize.is_parametrized(back)
-    torch.testing.assert_close(back(x), layer(x))
+    x = [torch.randn(3, 3)] * (2 if isinstance(layer, nn.Bilinear) else 1)
+    assert repr(back) == repr(layer)
+    assert back.state_dict().keys() == layer.state_dict().keys()
+    assert torch.equal(back(*x), layer(*x))
+    assert torch.equal(copy.deepcopy(back)(*x), pickle.loads(pickle.dumps(back))(*x))
+    assert saved(back).state_dict().keys() == layer.state_dict().keys()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".t7", ".py", ".npz"])
+def test_a_layer_with_weight_norm_is_equal_to_its_files(suffix: str, tmp_path: Path) -> None:
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)), nn.ReLU())
+    for name in (".safetensors", suffix):
+        dpnn_bridge.save(tmp_path / f"m{name}", net)
+    found = dpnn_bridge.verify(tmp_path / "m.safetensors", tmp_path / f"m{suffix}", input=torch.randn(2, 3))
+    assert found.ok, found.differences
 
 
 @pytest.mark.parametrize("kind", [nn.ModuleList, nn.ModuleDict])

@@ -243,7 +243,7 @@ class ClampedWeightNorm(nn.Module):
 
 @lua_class("nn.LinearWeightNorm")
 class LinearWeightNorm(LuaClass):
-    """A linear layer with :class:`ClampedWeightNorm`; the export also accepts PyTorch's weight normalization.
+    """A linear layer with :class:`ClampedWeightNorm`.
 
     Differs from Torch7:
         As in ``nn.WeightNorm``, Torch7 transforms the gradients of earlier backward passes again. Torch7's clones in an
@@ -268,8 +268,7 @@ class LinearWeightNorm(LuaClass):
         if not parametrize.is_parametrized(module, "weight"):
             return False
         first, *others = module.parametrizations["weight"]  # type: ignore[index]
-        rows = type(first).__name__ == "_WeightNorm" and first.dim == 0
-        return not others and (rows or isinstance(first, ClampedWeightNorm))
+        return not others and isinstance(first, ClampedWeightNorm)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
@@ -286,8 +285,6 @@ class LinearWeightNorm(LuaClass):
     def to_lua(cls, module: Any, ctx: LuaContext) -> dict[str, Any]:
         weight = module.parametrizations.weight
         (parametrization,) = weight
-        if not isinstance(parametrization, ClampedWeightNorm):
-            parametrization = ClampedWeightNorm()
         g, v = weight.original0.detach(), weight.original1.detach()
         norm = parametrization.norm(v)
         computed = {"weight": module.weight, "norm": norm, "scale": g / norm}  # Torch7 updates these only in training
