@@ -23,7 +23,6 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, T7Error
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
-from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of_input
 from dpnn_bridge.outputs.py.calls import literal
@@ -31,21 +30,20 @@ from dpnn_bridge.outputs.py.settings import Pair, constants
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
-from dpnn_bridge.parity.exported import loaded
+from dpnn_bridge.parity.exported import NOTE, loaded
 from dpnn_bridge.parity.folded import compare_folded
 from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
 from dpnn_bridge.parity.renamed import RenamedTensors
+from dpnn_bridge.parity.subject import Subject
 from dpnn_bridge.parity.verification import Verification
 
 
 def compare_converted(
     result: Verification,
+    subject: Subject,
     module: nn.Module,
     path: StrPath,
-    table: LuaTable,
-    options: Options,
     dtype: torch.dtype | None,
-    key: str,
     running: RunLimits,
     modes: Mapping[str, bool],
 ) -> None:
@@ -53,12 +51,10 @@ def compare_converted(
 
     Args:
         result: the verification; its layers are in the order of the model tree.
+        subject: the subject of the verification. The key of its model also selects the model in ``path``.
         module: the model, in the mode and dtype of the run.
         path: the converted file.
-        table: the reference; contains ``input``, if there is one.
-        options: options of the model's conversion.
         dtype: dtype to which the model was cast, and to which the file is cast; None for no cast.
-        key: path of the model in its Torch7 file; selects the model if ``path`` contains several.
         running: limits the resources of a run.
         modes: name of each module of the model -> whether it was saved in training mode.
 
@@ -80,7 +76,7 @@ def compare_converted(
         module = traceable(module)
     if not format.keeps_state:
         module = at_sequence_start(module)
-    written = _open(path, format, module, options, dtype, key, running)
+    written = _open(path, format, module, subject, dtype, running)
     if written.note:
         result.notes.append(f"{path.name} {written.note}.")
     result.notes += _other_modes(written, modes, path)
@@ -89,11 +85,11 @@ def compare_converted(
     absent = _compare_tensors(layers, module, written)
     _compare_modules(layers, module, written, program=format.program)
     with nullcontext() if written.faster else without_faster():
-        compare_results(layers, module, written, table, path, running)
+        compare_results(layers, module, written, subject.table, path, running)
     if written.modules and not result.differences:  # a model without tensors, and without an input
         result.whole.append(Difference("classes and settings", 0.0, 0.0))
     if format.program:
-        _note_index_base(result, module, path, options)
+        _note_index_base(result, module, path, subject.options)
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
         result.notes.append(f"{path.name} lacks the tensors {names}: only the outputs of their layers are compared.")
@@ -130,14 +126,15 @@ def _open(
     path: Path,
     format: Format,
     module: nn.Module,
-    options: Options,
+    subject: Subject,
     dtype: torch.dtype | None,
-    key: str,
     running: RunLimits,
 ) -> Written:
     """Open a file to compare it; for the arguments see :func:`compare_converted`."""
     if format.rebuilt:
-        other = relocate(loaded(path, options, key, module).to(next(_devices(module), torch.device("cpu")), dtype))
+        other = loaded(path, subject.options, subject.key, module)
+        export = subject.as_exported(other, module) if subject.obj is not None else None
+        other = relocate((export or other).to(next(_devices(module), torch.device("cpu")), dtype))
         modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
         if not format.loads:  # .t7 does not store whether a parameter is frozen
@@ -155,10 +152,11 @@ def _open(
 
         created = dict(other.named_modules(remove_duplicate=False))
         added = tuple(name for name in created if name not in names)
-        return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added)
+        note = NOTE if export is not None else ""
+        return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added, note=note)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     check_readable(path)
-    return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module, key)
+    return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module, subject.key)
 
 
 def _devices(module: nn.Module) -> Any:

@@ -16,8 +16,8 @@ from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.modules.several import Models
 
-#: note for the report
-NOTE = "MODEL has layers of PyTorch. The layers of its export to Torch7 were compared."
+#: note for the report, after the name of the file
+NOTE = "has layers of PyTorch. The layers of its export to Torch7 were compared"
 #: numbers of dimensions that an input of a layer may have
 DIMENSIONS = range(1, 6)
 
@@ -40,25 +40,24 @@ def loaded(path: StrPath, options: Options, key: str, module: nn.Module) -> nn.M
     return found
 
 
-def as_exported(module: nn.Module, path: StrPath, value: Any, options: Options, key: str) -> nn.Module | None:
+def as_exported(module: nn.Module, torch7: nn.Module, value: Any, options: Options) -> nn.Module | None:
     """Return a model with layers of PyTorch as it is exported to Torch7.
 
     The export can depend on the number of dimensions of each layer's input. The result is the export that has the most
-    layers in common with the file: without an example, with ``value``, or with any number of dimensions.
+    layers in common with ``torch7``: without an example, with ``value``, or with any number of dimensions.
 
     Args:
         module: the model.
-        path: the ``.t7`` file.
+        torch7: the model in the ``.t7`` file with which ``module`` is compared.
         value: an input of the model, or None.
         options: options of the conversion.
-        key: selects the model if the file contains several.
 
     Returns:
         The exported model; None if the model has no layers of PyTorch, or is not exported.
     """
     if isinstance(module, Models) or all(record_of(m) is not None for m in module.modules()):
         return None
-    layers, best, most = _layers(loaded(path, options, key, module)), None, -1
+    layers, best, most = _layers(torch7), None, -1
     for export in _exports(module, value, options):
         common = len(layers & _layers(export))
         if common > most:

@@ -22,7 +22,7 @@ from dpnn_bridge.modules.inputs import input_options
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import is_converted_file
 from dpnn_bridge.parity.buffers import is_filled
-from dpnn_bridge.parity.exported import NOTE, as_exported
+from dpnn_bridge.parity.exported import NOTE, as_exported, loaded
 
 #: field that marks a reference of results that Torch7 stored in the model file
 LEFTOVER = "left in the model file"
@@ -70,13 +70,17 @@ class Subject:
         module, report = converted or (load_with_report(self.path, self.key or None, self.options)[0], Report())
         self.notes.update(dict.fromkeys(report.notes))
         if self.obj is None and self.exported is not None:
-            value = to_value(self.table.get("input"))
-            if (export := as_exported(module, self.exported, value, self.options, self.key)) is not None:
+            other = loaded(self.exported, self.options, self.key, module)
+            if (export := self.as_exported(module, other)) is not None:
                 module = export
-                self.notes[NOTE] = None
+                self.notes[f"MODEL {NOTE}."] = None
         self._as_saved = [m.training for m in module.modules()]
         _set_mode(module, self.table, self.mode)
         return module
+
+    def as_exported(self, module: nn.Module, torch7: nn.Module) -> nn.Module | None:
+        """Call :func:`~dpnn_bridge.parity.exported.as_exported` with the input of the reference."""
+        return as_exported(module, torch7, to_value(self.table.get("input")), self.options)
 
     def modes_of(self, module: nn.Module) -> dict[str, bool]:
         """Return name of each module of a result of :meth:`fresh` -> whether it was saved in training mode."""

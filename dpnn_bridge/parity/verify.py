@@ -108,7 +108,7 @@ def verify(
     if converted is not None:
         other = subject.fresh().to(device=device, dtype=dtype)
         modes = subject.modes_of(other)
-        compare_converted(result, other, converted, subject.table, subject.options, dtype, subject.key, running, modes)
+        compare_converted(result, subject, other, converted, dtype, running, modes)
     settings = _Settings(str(device), dtype, gradients, tolerance, gradient_tolerance, known, running)
     _compare_with_torch7(result, subject, module, settings, lua, torch7, stored=converted is None)
     return result

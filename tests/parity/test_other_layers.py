@@ -87,17 +87,21 @@ BORN = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.SiLU(), nn.Softmax(1))
 
 @pytest.mark.parametrize("given", [None, torch.ones(2, 4)], ids=["plain", "example"])
 @pytest.mark.parametrize("value", [None, torch.ones(2, 4)], ids=["tensors", "outputs"])
-def test_layers_of_pytorch_are_compared_as_they_are_exported(given: Any, value: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("model.pt", "file.t7"), ("file.t7", "model.pt")], ids=" ".join)
+def test_layers_of_pytorch_are_compared_as_they_are_exported(
+    given: Any, value: Any, names: tuple[str, str], tmp_path: Path
+) -> None:
     dpnn_bridge.save(tmp_path / "model.pt", BORN)
     dpnn_bridge.save(tmp_path / "file.t7", BORN, input=given)
-    result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
+    model, converted = (tmp_path / name for name in names)
+    result = verify(model, converted=converted, input=value)
     assert messages(result) == []
     assert result.verdict is Verdict.EQUAL
-    assert NOTE in result.notes
+    assert f"{'MODEL' if names[0] == 'model.pt' else 'model.pt'} {NOTE}." in result.notes
     changed = dpnn_bridge.read_t7(tmp_path / "file.t7")
     changed["modules"][1]["weight"].torch()[0, 0] += 1e-3
     dpnn_bridge.write_t7(tmp_path / "file.t7", changed, force=True)
-    result = verify(tmp_path / "model.pt", converted=tmp_path / "file.t7", input=value)
+    result = verify(model, converted=converted, input=value)
     assert result.verdict is Verdict.DIFFERENT
     assert any(message.startswith("weight: ") for message in messages(result))
 
@@ -177,9 +181,8 @@ def test_a_file_is_compared_with_one_export_unless_the_exports_differ(
     converted = []
     convert = exported.convert_object
     monkeypatch.setattr(exported, "convert_object", lambda *args: (converted.append(args), convert(*args))[1])
-    dpnn_bridge.save(tmp_path / "file.t7", nn.Sequential(nn.Tanh()))
     model, value = nn.Sequential(layer, nn.PReLU(1)), torch.ones(1, 1, 2, 2)
-    assert exported.as_exported(model, tmp_path / "file.t7", value, Options(), "") is not None
+    assert exported.as_exported(model, nn.Sequential(nn.Tanh()), value, Options()) is not None
     assert (len(converted) > 1) is differ
 
 
