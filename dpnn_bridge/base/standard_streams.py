@@ -6,6 +6,8 @@ import os
 import sys
 from contextlib import suppress
 
+from dpnn_bridge.base.file_set import FileSet, StrPath
+
 
 def prepare_streams() -> None:
     """Open standard streams that were closed before the start, and make the others blocking.
@@ -30,3 +32,10 @@ def drop_unwritten_output() -> None:
             getattr(sys, name).flush()
         except OSError:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def find_stdout(files: FileSet) -> StrPath | None:
+    """Return the file of a set to which the shell redirected stdout, or None."""
+    with suppress(OSError, ValueError, AttributeError):  # no descriptor
+        return files.find("/dev/stdout", os.fstat(sys.stdout.fileno()))
+    return None

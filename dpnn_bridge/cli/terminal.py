@@ -29,10 +29,10 @@ from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.remote import input_place, location_of
 from dpnn_bridge.base.shards import shards_of
-from dpnn_bridge.base.standard_streams import drop_unwritten_output, prepare_streams
+from dpnn_bridge.base.standard_streams import drop_unwritten_output, find_stdout, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.torch_import import checking_torch
-from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError
+from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError, OutputError
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
@@ -280,6 +280,8 @@ def protect_inputs(*inputs: Any) -> None:
             with suppress(DpnnBridgeError):  # the reader reports the error
                 shards += shards_of(index)
     kept = FileSet([*files, *shards, *urls])
+    if (source := find_stdout(kept)) is not None:
+        raise OutputError(f"stdout is the input {source}, which is never replaced; redirect it to another file")
     click.get_current_context().with_resource(protecting(lambda: kept))
 
 

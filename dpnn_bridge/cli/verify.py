@@ -306,6 +306,7 @@ def _verify_manifest(request: Request) -> None:
     """Check the files of a manifest; print the number of files for each verdict, then the errors."""
     from dpnn_bridge.parity.manifest_check import check_manifest
 
+    protect_inputs(request.model, *request.plugin, *request.lua)
     plugins = tuple(os.path.realpath(p) for p in request.plugin)
     with (
         steps(request.quiet or request.as_json) as progress,

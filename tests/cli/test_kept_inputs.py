@@ -17,6 +17,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.__main__ import main
 from dpnn_bridge.base import atomic
 from dpnn_bridge.base.remote import url_place
 from dpnn_bridge.base.shards import shards_of
@@ -226,6 +227,33 @@ def test_an_input_named_by_an_address_stays(address: str, tmp_path: Path) -> Non
     if "{}" in address:
         with pytest.raises(OutputError, match="never replaced"):
             dpnn_bridge.convert(address.format(source), source, force=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "convert a.t7 - --to pt",
+        "inspect a.t7",
+        "verify a.t7 --json",
+        "verify m.jsonl",
+        "convert --out-dir . ./a.t7 --force --to t7",
+    ],
+)
+def test_an_input_to_which_the_output_is_redirected_stays(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dpnn_bridge.write_t7("a.t7", nn.Sequential(nn.Linear(2, 2)))
+    source = Path("m.jsonl" if "m.jsonl" in words else "a.t7")
+    Path("m.jsonl").touch()
+    before = source.read_bytes()
+    with open(source, "a") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as end:
+            main(words.split())
+    assert end.value.code == OutputError.exit_code
+    assert capsys.readouterr().err.startswith("error: stdout is the input ")
+    assert source.read_bytes() == before
 
 
 def test_an_input_in_a_store_stays() -> None:
