@@ -19,8 +19,10 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.errors import (
     CHECK_PATH,
     REMOVED_DIRECTORY,
+    ConversionError,
     DpnnBridgeError,
     FileAccessError,
+    LuaValueError,
     MissingFileError,
     OptionError,
 )
@@ -83,6 +85,23 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
     if isinstance(error, RecursionError):
         return error_type(f"{doing}: the data are nested too deeply, or contain themselves")
     return error_type(f"{doing}: {type(error).__name__}{f': {message}' if message else ''}")
+
+
+def with_layer(error: Exception, path: str, class_name: str) -> Exception:
+    """Return an error that a class mapping raised, with the path of the module.
+
+    An error of this package that has a path, or that is about a file, is returned unchanged.
+    """
+    if isinstance(error, ConversionError):
+        if error.path or not path or type(error) not in (ConversionError, LuaValueError):
+            return error
+        return type(error)(error.reason, path=path, class_name=error.class_name or class_name)
+    if isinstance(error, DpnnBridgeError):
+        return error
+    if isinstance(error, OSError):
+        return as_package_error(error, ConversionError, f"converting {path or 'the model'} ({class_name})")
+    reason = as_package_error(error, ConversionError, "converting the module")
+    return ConversionError(str(reason), path=path, class_name=class_name)
 
 
 def _has_working_directory() -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.boundary import with_layer
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import values_in, without_entries
 from dpnn_bridge.compare import nested
@@ -27,7 +28,7 @@ from dpnn_bridge.conversion.stale import check_settings, is_stock
 from dpnn_bridge.conversion.stock import StockLayer, computes_weight
 from dpnn_bridge.conversion.stock_classes import stock_class
 from dpnn_bridge.conversion.ties import tie_of
-from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError, LuaValueError
+from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype, tensor_class
 
 
@@ -88,12 +89,11 @@ class LuaConversion(LuaContext):
             return self._convert_model(module)
         try:
             return self._placeholder_object(module) if isinstance(module, Placeholder) else self._convert(module)
-        except ConversionError as error:
+        except Exception as error:
             path = next((name for name, m in self.root.named_modules() if m is module), "")
-            if error.path or not path or type(error) not in (ConversionError, LuaValueError):
+            if (at_layer := with_layer(error, path, type(module).__name__)) is error:
                 raise
-            name = error.class_name or type(module).__name__
-            raise type(error)(error.reason, path=path, class_name=name) from error
+            raise at_layer from error
 
     def _convert_model(self, root: nn.Module) -> LuaObject:
         self.root, self.inferred = root, None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.base.boundary import with_layer
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import MAX_DEPTH, format_path, is_module, without_entries
 from dpnn_bridge.base.reading import DISK_ERRORS
@@ -27,7 +28,14 @@ from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy, distinct_elements, private_copy
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import Site
-from dpnn_bridge.errors import ConversionError, ConversionLimitError, T7Error, UnsupportedClass, UnsupportedClassError
+from dpnn_bridge.errors import (
+    ConversionError,
+    ConversionLimitError,
+    DpnnBridgeError,
+    T7Error,
+    UnsupportedClass,
+    UnsupportedClassError,
+)
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -106,6 +114,10 @@ class TorchConversion(TorchContext):
             try:
                 with nullcontext() if len(self._active) > 1 else BudgetMode(self.budget):
                     module = self._convert(obj)
+            except OSError as error:
+                if isinstance(error, DpnnBridgeError):
+                    raise
+                raise with_layer(error, self.path, obj.class_name) from error
             finally:
                 self._active.discard(id(obj))
             self.budget.visit(module)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.conversion.failure import failure_reason
+from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.errors import (
     ConversionError,
     FileAccessError,
@@ -102,3 +103,20 @@ def test_an_error_of_reading_is_none_of_a_class(
     with pytest.raises(expected[0], match=expected[1]) as caught:
         dpnn_bridge.to_torch(obj, allow_unsupported=allow_unsupported)
     assert not isinstance(caught.value, UnsupportedClassError)
+
+
+def test_an_error_of_a_mapping_names_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mapping of a plugin may read a file of its own, without permission."""
+    model = nn.Sequential(nn.Identity(), nn.Tanh())
+    obj = dpnn_bridge.to_lua(model)
+    mapping = mapping_of(model[1])
+    denied = PermissionError(errno.EACCES, "Permission denied", "table.bin")
+    monkeypatch.setattr(mapping, "build", Mock(side_effect=denied))
+    with pytest.raises(FileAccessError, match=r"^table\.bin: converting modules\[2\] \(nn\.Tanh\): permission denied"):
+        dpnn_bridge.to_torch(obj)
+    monkeypatch.setattr(mapping, "to_lua", Mock(side_effect=denied))
+    with pytest.raises(FileAccessError, match=r"^table\.bin: converting 1 \(Tanh\): permission denied; check the perm"):
+        dpnn_bridge.to_lua(model)
+    monkeypatch.setattr(mapping, "to_lua", Mock(side_effect=ValueError("bad table")))
+    with pytest.raises(ConversionError, match=r"^1 \(Tanh\): converting the module: ValueError: bad table"):
+        dpnn_bridge.to_lua(model)
