@@ -8,6 +8,7 @@ or Lua files are ignored.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import ExitStack
@@ -169,9 +170,17 @@ def _locations(line: Line, folder: str | None) -> dict[str, Location] | Checked:
         return _result(line, REFUSED, reason)
     locations = {name: location_of(line[name]) for name in ("source", "target")}
     for location in locations.values():  # before the source is downloaded
-        if not isinstance(location, str) and not os.path.isfile(location):
+        if not isinstance(location, str) and not _is_file(location):
             return _result(line, MISSING, f"{location} is missing")
     return locations
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path is a file. Unlike ``os.path.isfile``, raise an error if the folder cannot be searched."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _fault(line: Line, error: Exception) -> Checked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+def refuse_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``stat`` fail for files whose names start with ``no``, as in a closed folder. Root may read everything."""
+    stat = os.stat
+
+    def refused(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, (str, Path)) and Path(path).name.startswith("no"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -46,17 +59,10 @@ COMMANDS: dict[str, Any] = {
     ],
 )
 def test_a_file_without_permission(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exit codes were 1, 2 and 3. Root may read everything, so ``stat`` fails, as in a closed folder."""
+    """The exit codes were 1, 2 and 3."""
     monkeypatch.chdir(tmp_path)
     dpnn_bridge.save("m.t7", nn.Linear(3, 2))
-    stat = os.stat
-
-    def refused(path: Any, *args: Any, **options: Any) -> os.stat_result:
-        if isinstance(path, (str, Path)) and Path(path).name.startswith("no"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return stat(path, *args, **options)
-
-    monkeypatch.setattr(os, "stat", refused)
+    refuse_files(monkeypatch)
     command, *arguments = words.split()
     result = CliRunner().invoke(COMMANDS[command], arguments)
     assert result.exit_code == 1
@@ -128,3 +134,13 @@ def test_lua_takes_only_paths(lua: Any, tmp_path: Path) -> None:
 def test_a_bridge_runs_only_paths() -> None:
     with pytest.raises(OptionError, match="argument path: expected a string or a path, found 3"):
         LuaBridge().run_file(3)  # type: ignore[arg-type]
+
+
+def test_a_target_in_a_closed_folder_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("m.t7", "no.pt"):
+        (tmp_path / name).write_bytes(b"")
+    line = {"source": str(tmp_path / "m.t7"), "target": str(tmp_path / "no.pt"), "verdict": "equal"}
+    (tmp_path / "done.jsonl").write_text(json.dumps(line) + "\n")
+    refuse_files(monkeypatch)
+    result = CliRunner().invoke(verify_command, [str(tmp_path / "done.jsonl"), "--trust-manifest"])
+    assert "no.pt: reading the files: permission denied; check the permissions of the file" in result.stderr
