@@ -85,7 +85,8 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         *(nn.GroupNorm(2, 4, **options) for options in NORMS), *(nn.InstanceNorm2d(4, **options) for options in NORMS),
         nn.LayerNorm((4, 8, 8)), nn.LayerNorm((8, 8)), nn.LayerNorm(8), nn.LocalResponseNorm(3),
         nn.LocalResponseNorm(5, 1e-3, 0.5, 2), nn.ZeroPad2d((1, 2, 0, 1)), nn.ZeroPad2d(-1),
-        nn.ConstantPad2d((1, 2, 0, 3), 2.0), nn.ReflectionPad2d((1, 2, 0, 1)), nn.ReplicationPad2d((1, 2, 0, 1)),
+        nn.ZeroPad2d((-8, 1, 3, -2)), nn.ConstantPad2d((1, 2, 0, 3), 2.0),
+        nn.ReflectionPad2d((1, 2, 0, 1)), nn.ReplicationPad2d((1, 2, 0, 1)),
         nn.CircularPad2d((1, 0, 2, 1)), nn.PixelShuffle(2), nn.PixelUnshuffle(2), nn.Dropout2d(0.3), nn.PReLU(4),
         nn.GLU(1), nn.GLU(-2), nn.GLU(-3), nn.Upsample(scale_factor=1), nn.Upsample(scale_factor=1, mode="bilinear"),
         parametrizations.weight_norm(nn.Conv2d(4, 3, 3)), parametrizations.weight_norm(nn.Conv2d(4, 4, 3, groups=2)),
@@ -156,7 +157,8 @@ WITH_EXAMPLE: list[tuple[nn.Module, tuple[int, ...], str]] = [
     (nn.MaxPool3d((3, 4, 3), 1, (0, 2, 1), dilation=(1, 2, 2)), VOLUME, "nn.Sequential"),
     (nn.MaxPool3d(3, 1, 1, dilation=2), VOLUME, "nn.VolumetricDilatedMaxPooling"),
     (nn.ReflectionPad3d(1), (4, 5, 5, 5), "nn.Sequential"), (nn.PixelShuffle(2), (1, 2, 4, 5, 5), "nn.Bottle"),
-    (nn.ZeroPad2d((1, 2, 0, 1)), (4, 7), "nn.Sequential"),
+    (nn.ZeroPad2d((1, 2, 0, 1)), (4, 7), "nn.Sequential"), (nn.ZeroPad2d((1, -2, 0, 0)), (4, 8, 8), "nn.Sequential"),
+    (nn.ZeroPad2d((1, 2, -1, 0)), (4, 8, 8), "nn.SpatialZeroPadding"),
 ]  # fmt: skip
 
 REFUSED: list[tuple[nn.Module, str]] = [

@@ -154,9 +154,22 @@ def _mode_of(module: nn.Module) -> str:
 
 @composition(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 def constant_padding(module: Any, ctx: LuaContext) -> LuaObject | None:
+    parts = Parts(module, ctx)
     if type(module) is nn.ZeroPad2d and dimensions(module, ctx) in (None, 3, 4):
+        return _zeros(parts, *module.padding)
+    return constant(parts, module.value, list(module.padding))
+
+
+def _zeros(parts: Parts, left: int, right: int, top: int, bottom: int) -> LuaObject | None:
+    """Pad before removing elements if one dimension needs both; one layer of Torch7 would remove elements first.
+
+    Torch7 has no tensor without elements, which remains if all elements are removed.
+    """
+    if left * right >= 0 and top * bottom >= 0:
         return None
-    return constant(Parts(module, ctx), module.value, list(module.padding))
+    fields = ("pad_l", "pad_r", "pad_t", "pad_b")
+    steps = ([select(pad, 0) for pad in (left, right, top, bottom)] for select in (max, min))
+    return parts.chain(*(parts("SpatialZeroPadding", **dict(zip(fields, pads, strict=True))) for pads in steps))
 
 
 @composition(
