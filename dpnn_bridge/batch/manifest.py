@@ -55,6 +55,7 @@ class Manifest:
 
     def __init__(self, path: str | Path) -> None:
         self.path = manifest_path(path)
+        self._file = os.path.realpath(self.path)  # a link that appears later in a shared folder is not followed
         lines = _lines(self.path) if os.path.exists(self.path) else []
         self._last = {line["target"]: line for line in lines}
         self._equal = {line["target"]: line for line in lines if line["verdict"] == "equal"}
@@ -80,7 +81,7 @@ class Manifest:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self._create(line):
                 return
-            with open(self.path, "ab+", buffering=0) as file:
+            with open(self._file, "ab+", buffering=0, opener=_open_without_link) as file:
                 # a program that was killed may have left an incomplete last line
                 incomplete = file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n"
                 text = b"\n" * bool(incomplete) + json.dumps(line).encode() + b"\n"
@@ -104,6 +105,10 @@ class Manifest:
                 raise error.__cause__ from error
             raise
         return True
+
+
+def _open_without_link(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def last_lines(path: Path) -> dict[str, Line]:

@@ -113,7 +113,7 @@ def test_a_thread_that_moves_files_holds_up_no_other_thread_and_no_forked_proces
             signal.alarm(5)
             done.set()
             with suppress(BaseException), clean_up_on_signals():
-                atomic.write_text(tmp_path / "two", "2")
+                atomic.write_text(tmp_path / "two", "2", force=True)
                 os._exit(0)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -232,7 +232,7 @@ def test_a_folder_that_a_failing_disk_keeps_is_no_failure_to_write(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(folders.shutil, "rmtree", fail)
-    atomic.write_text(tmp_path / "page", "text")
+    atomic.write_text(tmp_path / "page", "text", force=True)
     assert (tmp_path / "page").read_text() == "text"
 
 
@@ -401,3 +401,20 @@ def test_a_temporary_folder_is_open_to_its_owner_whatever_the_umask(tmp_path: Pa
             assert own.stat().st_mode & 0o777 == 0o700
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links are always followed here")
+def test_a_manifest_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A link that stands there from the beginning is."""
+    other, path = tmp_path / "other", tmp_path / "done.jsonl"
+    path.symlink_to(tmp_path / "target.jsonl")
+    manifest = Manifest(path)
+    for name in ("a.pt", "b.pt"):
+        manifest.add({"target": name})
+    assert (tmp_path / "target.jsonl").read_text().count("\n") == 2
+    other.write_text("words")
+    (tmp_path / "target.jsonl").unlink()
+    (tmp_path / "target.jsonl").symlink_to(other)
+    with pytest.raises(OutputError, match="cannot write the manifest"):
+        manifest.add({"target": "c.pt"})
+    assert other.read_text() == "words"
