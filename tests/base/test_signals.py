@@ -104,7 +104,7 @@ def test_a_thread_that_moves_files_holds_up_no_other_thread_and_no_forked_proces
         real(*args)
 
     monkeypatch.setattr(atomic, "_move_all", move)
-    writer = threading.Thread(target=atomic.write_text, args=(tmp_path / "one", "1"))
+    writer = threading.Thread(target=atomic.write_text, args=(tmp_path / "one", "1"), kwargs={"force": True})
     writer.start()
     try:
         assert inside.wait(30)
