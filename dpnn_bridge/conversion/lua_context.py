@@ -291,9 +291,7 @@ class LuaConversion(LuaContext):
         return lua_storage(self._class_of_field(module, spec), value).numpy()
 
     def _class_of_field(self, module: nn.Module, spec: Field) -> str:
-        tensor = fields.get_tensor(module, spec.attribute)
-        assert tensor is not None
-        return self.class_of(tensor, module)
+        return self.class_of(tensors.written_tensor(module, spec), module)
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
         """Return the first floating point tensor in the module's own tensor fields."""
@@ -346,8 +344,7 @@ class LuaConversion(LuaContext):
         if tie is not None:
             source = self._tensor(tie.source.module, tie.source.name, tie.source.field, gradient=gradient)
             return LuaTensor(source.class_name, tie.shape, tie.stride, source.offset + tie.offset, source.storage)
-        tensor = fields.get_tensor(module, spec.attribute)
-        assert tensor is not None
+        tensor = tensors.written_tensor(module, spec)
         kind = self.class_of(tensor, module)
         value = tensors.field_value(module, name, spec, gradient=gradient)
         record = record_of(module)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.distributed import full
-from dpnn_bridge.conversion.fields import Field, record_of, resolve
+from dpnn_bridge.conversion.fields import Field, get_tensor, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
-from dpnn_bridge.errors import OptionError
+from dpnn_bridge.errors import ConversionError, OptionError
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -32,6 +32,23 @@ def is_parameter(module: nn.Module, attribute: str) -> bool:
     owner, leaf = resolve(module, attribute)
     own = leaf in owner._parameters and owner._parameters[leaf] is not None  # TorchScript's have no method `get`
     return own or tie_of(owner, leaf) is not None
+
+
+def written_tensor(module: nn.Module, spec: Field) -> Tensor:
+    """Return the parameter or buffer that a field of the written file contains.
+
+    Raises:
+        ConversionError: the layer was created in PyTorch, and the tensor has no elements.
+    """
+    tensor = get_tensor(module, spec.attribute)
+    assert tensor is not None
+    if record_of(module) is None and not tensor.numel():
+        raise ConversionError(
+            f"its {spec.attribute} has shape {tuple(tensor.shape)}, and a tensor without elements has no shape in "
+            "Torch7; remove the layer",
+            class_name=type(module).__name__,
+        )
+    return tensor
 
 
 def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = False) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,9 @@ class Draws(TorchFunctionMode):
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.generator = generator
+        self.fill_bernoulli, self.fill_normal, self.fill_uniform = map(
+            _not_compiled, (generator.fill_bernoulli, generator.fill_normal, generator.fill_uniform)
+        )
         self.draws: dict[Callable[..., Any], Callable[..., Tensor]] = {
             Tensor.bernoulli_: self.bernoulli_,
             Tensor.normal_: self.normal_,
@@ -51,19 +54,24 @@ class Draws(TorchFunctionMode):
         return self.draws.get(func, func)(*args, **(kwargs or {}))
 
     def bernoulli_(self, t: Tensor, p: float = 0.5) -> Tensor:
-        return self.generator.fill_bernoulli(t, p)
+        return self.fill_bernoulli(t, p)
 
     def normal_(self, t: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-        return self.generator.fill_normal(t, mean, std)
+        return self.fill_normal(t, mean, std)
 
     def rand_like(self, t: Tensor) -> Tensor:
-        return self.generator.fill_uniform(torch.empty_like(t))
+        return self.fill_uniform(torch.empty_like(t))
 
     def randn_like(self, t: Tensor) -> Tensor:
-        return self.generator.fill_normal(torch.empty_like(t))
+        return self.fill_normal(torch.empty_like(t))
 
     def dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or not p:
             return x
-        noise = self.generator.fill_bernoulli(torch.empty_like(x), 1 - p)
+        noise = self.fill_bernoulli(torch.empty_like(x), 1 - p)
         return x * (noise / (1 - p))  # in this order, Torch7's result to the last bit
+
+
+def _not_compiled(function: Callable[..., Tensor]) -> Any:
+    """Let compiled modules call a function of numpy instead of compiling it. Without them, no compiler is imported."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function

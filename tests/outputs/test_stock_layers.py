@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,16 @@ def test_layers_that_share_a_buffer_are_written_again_after_loading(suffix: str,
     net = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
     net[1].running_mean = net[0].running_mean
     dpnn_bridge.save(tmp_path / f"again{suffix}", saved(net))
+
+
+EMPTY = [(nn.Linear, 6, 0), (nn.Embedding, 0, 3), (nn.Conv2d, 2, 0, 1), (nn.BatchNorm1d, 0), (nn.LayerNorm, 0)]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("call", EMPTY, ids=lambda call: call[0].__name__)
+def test_a_layer_without_elements_is_refused_by_every_writer(call: Any, tmp_path: Path) -> None:
+    kind, *sizes = call
+    layer = kind(*sizes)
+    for write in (container.pack, to_lua, partial(dpnn_bridge.save, tmp_path / "m.t7")):
+        with pytest.raises(ConversionError, match=r"0.*its \w+ has shape \(.*0.*\), and a tensor without elements"):
+            write(nn.Sequential(layer))

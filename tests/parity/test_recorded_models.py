@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 import dpnn_bridge
 from dpnn_bridge import parity
+from dpnn_bridge.compare.verdict import Verdict
 
 X = torch.linspace(-1, 1, 24).view(4, 6)
 
@@ -66,3 +67,34 @@ def test_a_random_model_keeps_its_module_although_another_run_may_have_equal_res
         torch.manual_seed(seed)
         parity.record(nn.Dropout(0.5), torch.ones(2), tmp_path / "recorded.t7", force=True)
         assert "module" in dpnn_bridge.read_t7(tmp_path / "recorded.t7")
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x + torch.randn_like(x), 0.4, self.training)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), Noisy(), torch.compile(Noisy(), backend="eager")],
+    ids=["module", "own", "compiled"],
+)
+def test_a_random_model_draws_the_same_numbers_again(model: Any, tmp_path: Path) -> None:
+    x = torch.randn(8, 3)
+    parity.record(model, x, tmp_path / "f.t7")
+    fixture = dpnn_bridge.read_t7(tmp_path / "f.t7")
+    assert fixture["seed"] == 1
+    parity.assert_parity(model, tmp_path / "f.t7")
+    if "module" in fixture:
+        assert dpnn_bridge.verify(tmp_path / "f.t7").verdict is Verdict.EQUAL
+    assert not torch.equal(model(x), fixture["output"].torch())  # only recording and comparing replace the numbers
+
+
+def test_a_model_without_random_numbers_has_no_seed(tmp_path: Path) -> None:
+    parity.record(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)).eval(), torch.randn(2, 3), tmp_path / "f.t7")
+    assert "seed" not in dpnn_bridge.read_t7(tmp_path / "f.t7")
+
+
+def test_an_export_that_refuses_the_recorded_input_is_omitted_although_results_are_random(tmp_path: Path) -> None:
+    parity.record(nn.LSTM(3, 4, 2, dropout=0.5), torch.randn(5, 3), tmp_path / "f.t7")
+    assert "module" not in dpnn_bridge.read_t7(tmp_path / "f.t7")
