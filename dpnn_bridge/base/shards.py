@@ -87,10 +87,13 @@ def obsolete_shards(index: Path) -> list[Path]:
 
 
 def state_of(path: Path) -> list[tuple[int, ...]]:
-    """Return device, inode, size and time of an input, and of the shards of an index, to detect changes."""
+    """Return device, inode, size and times of an input, and of the shards of an index, to detect changes.
+
+    Programs can restore the time of the modification, but not ``st_ctime``, that of the inode's change.
+    """
     try:
         files = [path, *(shards_of(path) if path.name.endswith(INDEX) else ())]
-        return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, files)]
+        return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in map(os.stat, files)]
     except (OSError, ValueError, T7FormatError):  # the reader reports the error, such as a null byte in the name
         return []
 

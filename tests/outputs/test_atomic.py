@@ -317,7 +317,7 @@ def test_an_output_that_is_missing_in_a_store_is_not_converted() -> None:
     assert not is_converted(MODEL, "memory://missing/m.pt")
 
 
-@pytest.mark.parametrize("how", ["replaced", "overwritten"])
+@pytest.mark.parametrize("how", ["replaced", "overwritten", "overwritten with the old time"])
 @pytest.mark.parametrize(
     ("name", "checksum"),
     [("m.npz", False), ("m.pt", True), ("d.json", True), ("m.pt", False), ("out.t7", False), ("d.json", False)],
@@ -331,7 +331,10 @@ def test_an_input_that_changes_meanwhile_is_one_error(how: str, name: str, check
 
     def change(step: str) -> None:
         if step.startswith("writing"):
+            then = files[0].stat().st_mtime_ns
             files[1].replace(files[0]) if how == "replaced" else files[0].write_bytes(files[1].read_bytes())
+            if how.endswith("time"):
+                os.utime(files[0], ns=(then, then))
 
     with pytest.raises(T7Error, match="changed while it was read"):
         convert(files[0], tmp_path / name, checksum=checksum, progress=change)
