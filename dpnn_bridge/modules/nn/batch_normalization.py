@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
-from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import record_as_leaf
 from dpnn_bridge.modules.nn.strides import with_contiguous_strides
@@ -20,7 +20,9 @@ def _normalized(module: nn.modules.batchnorm._BatchNorm, input: Tensor, mean: Te
     features = [1, -1, *[1] * (input.dim() - 2)]
     output = (input - mean.view(features)) * scale.view(features)
     if module.weight is not None:
-        output = output * module.weight.view(features) + module.bias.view(features)
+        output = output * module.weight.view(features)
+    if module.bias is not None:
+        output = output + module.bias.view(features)
     return output
 
 
@@ -136,6 +138,8 @@ class Normalization(LuaClass):
         arguments = cls.arguments(obj, ctx)
         torch_type = cls.torch_type if arguments["eps"] > 0 else WITHOUT_EPS[cls.torch_type]
         module = torch_type(**arguments)
+        if not has_tensor(obj, "bias"):
+            module.bias = None
         module.num_batches_tracked = torch.tensor(0)
         return accept_single_samples(module)
 
