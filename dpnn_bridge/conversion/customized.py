@@ -27,6 +27,8 @@ _HOOKS = {
     "_state_dict_pre_hooks": "state_dict pre-hook",
     "_state_dict_hooks": "state_dict hook",
 }
+#: package of classes that distribute the parameters of a module and compute the same (FSDP2)
+FSDP = "torch.distributed.fsdp."
 #: the same for hooks that change what is loaded; a .t7 file has no state_dict that could be loaded
 _LOADING_HOOKS = {
     "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
@@ -163,7 +165,8 @@ def overridden(module: nn.Module, types: tuple[type[nn.Module], ...]) -> type[nn
     if base is None or base is kind:
         return None
     methods, names = _used(base)
-    changed = [name for name in methods | names if getattr(kind, name, None) is not getattr(base, name, None)]
+    found = ((name, getattr(kind, name, None)) for name in methods | names)
+    changed = [n for n, own in found if own is not getattr(base, n, None) and not _defined_in(own).startswith(FSDP)]
     return base if any(name in methods or inspect.isdatadescriptor(getattr(kind, name)) for name in changed) else None
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.customized import overridden
+from dpnn_bridge.conversion.customized import FSDP, overridden
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.unshared import tensors_of
 
@@ -35,11 +35,13 @@ def stock_class(module: nn.Module) -> type[nn.Module] | None:
 
     Returns:
         The PyTorch base class of the module's class. None if the module's class is a PyTorch class itself, is
-        registered, or changes the computation, and for converted or parametrized modules.
+        registered, or changes the computation, and for converted, parametrized or distributed modules.
     """
     mro = type(module).__mro__
     base = next((t for t in mro if t.__module__.startswith("torch.nn.modules.") and t is not nn.Module), None)
     if record_of(module) is not None or parametrize.is_parametrized(module) or base in (None, mro[0]):
+        return None
+    if type(module).__module__.startswith(FSDP):  # such modules cannot be copied
         return None
     known = overridden(module, (base,)) is not None or any(map(registry.is_registered, mro[: mro.index(base)]))
     return None if known else base

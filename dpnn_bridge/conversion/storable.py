@@ -14,6 +14,11 @@ from dpnn_bridge.errors import ConversionError
 
 #: packages of PyTorch that define layers with integer weights
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.nn.sparse.quantized.")
+#: advice for distributed weights
+FULL_STATE = (
+    "load the full state_dict into a new model (torch.distributed.checkpoint.state_dict.get_model_state_dict), "
+    "and save that model"
+)
 
 
 def check_tensors(root: nn.Module, *, layers: bool = False, gathers: bool = False) -> None:
@@ -58,10 +63,7 @@ def _class_problem(module: nn.Module, gathers: bool) -> str:
         return "it is quantized, and no file can store its weights; save the model before its quantization"
     sharded = {t.__name__ for t in type(module).__mro__ if t.__module__.startswith("torch.distributed.fsdp")}
     if sharded and not (gathers and "FSDPModule" in sharded):  # of FSDP2
-        return (
-            "its weights are sharded (FSDP); load the full state_dict into a new model "
-            "(torch.distributed.checkpoint.state_dict.get_model_state_dict), and save that model"
-        )
+        return f"its weights are sharded (FSDP); {FULL_STATE}"
     return ""
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import optim
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this PyTorch has no gloo")
@@ -179,3 +180,18 @@ def test_every_method_on_spread_parameters(method: str, group: None) -> None:
         optimizer.step(closure)
     trained = LuaTable({"model": dpnn_bridge.to_lua(model), "optimState": optim.to_lua(optimizer, model)})
     check(trained, checkpoint, method, 2)
+
+
+def test_a_distributed_network_of_pytorch_is_gathered_in_a_t7_file(group: None, tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    net: Any = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 3)))
+    expected = [p.detach().clone() for p in net.parameters()]
+    for layer in (net[0], net[1], net):
+        fully_shard(layer)
+    dpnn_bridge.save(tmp_path / "net.t7", net)
+    found = list(dpnn_bridge.load(tmp_path / "net.t7").parameters())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for suffix in (".pt", ".npz", ".py", ".safetensors"):
+        with pytest.raises(ConversionError, match="load the full state_dict into a new model"):
+            dpnn_bridge.save(tmp_path / f"net{suffix}", net)

@@ -16,7 +16,9 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive, open_input, open_zip
 from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import same_tensors
+from dpnn_bridge.conversion.distributed import is_distributed
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.storable import FULL_STATE
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.modules.several import prefix_of
 from dpnn_bridge.outputs import data
@@ -33,11 +35,13 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Return the ``state_dict`` on the CPU; bfloat16, which numpy lacks, becomes float32.
 
     Raises:
-        ConversionError: a value is not a tensor.
+        ConversionError: a value is not a tensor, or is distributed.
     """
     weights = module.state_dict()
     if other := next((k for k, v in weights.items() if not isinstance(v, Tensor)), None):
         raise ConversionError(f"{other} is not a tensor; if the model is quantized, pass the model before quantization")
+    if distributed := next(filter(lambda k: is_distributed(weights[k]), weights), None):
+        raise ConversionError(f"{distributed} is distributed; {FULL_STATE}")
     return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().cpu() for k, v in weights.items()}
 
 
