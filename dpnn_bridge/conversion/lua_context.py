@@ -388,7 +388,7 @@ def _floating(module: nn.Module) -> Tensor | None:
 
 def _advice(module: nn.Module) -> str:
     """Return advice for a module without a Lua class."""
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+    if type(module).__module__.startswith("torch.") and "module" in module._modules:  # nn.DataParallel, AveragedModel
         return "save its .module"
     if "_orig_mod" in module._modules:
         return "save its ._orig_mod, the original of the compiled model"

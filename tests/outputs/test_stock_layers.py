@@ -131,6 +131,7 @@ UNKEPT = [
     (with_attribute(nn.Linear(3, 4), weight=nn.Parameter(torch.ones(4, 5))), "its weight has shape (4, 5)"),
     (nn.LazyLinear(3), "run the model once"),
     (nn.DataParallel(nn.Linear(3, 4)), "save its .module"),
+    (torch.optim.swa_utils.AveragedModel(nn.Linear(3, 4)), "save its .module"),
     (nn.MultiheadAttention(4, 2), "state_dict"),
     (Shifted(3, 4, 2), "differs from the forward of Conv2d"),
 ]
