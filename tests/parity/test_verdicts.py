@@ -229,6 +229,21 @@ def test_the_gradient_of_an_evaluated_balance_is_a_fault_of_torch7(tmp_path: Pat
     assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
 
 
+def test_the_gradient_of_an_evaluated_crop_is_a_fault_of_torch7(tmp_path: Path) -> None:
+    crop = LuaObject("nn.SpatialUniformCrop", LuaTable([("oheight", 2), ("owidth", 2), ("train", False)]))
+    x, gradient = torch.randn(1, 1, 5, 5, dtype=torch.float64), torch.zeros(1, 1, 5, 5, dtype=torch.float64)
+    gradient[..., :2, :2] = 1  # a training pass used this window
+    values = {
+        "input": x,
+        "output": x[..., 1:3, 1:3],
+        "gradOutput": torch.ones(1, 1, 2, 2).double(),
+        "gradInput": gradient,
+    }
+    dpnn_bridge.write_t7(tmp_path / "ref.t7", {"module": crop, "mode": "eval", **values})
+    result = verify(tmp_path / "ref.t7")
+    assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
+
+
 def test_a_fault_of_repeated_calls_needs_a_layer_that_repeats() -> None:
     from dpnn_bridge.modules.nn.container import MapTable
     from dpnn_bridge.modules.rnn.recurrence import Recursor

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
@@ -294,6 +295,13 @@ class SpatialUniformCrop(nn.Module):
         return top_half + weighted(y1, x0, (1 - fx) * fy) + weighted(y1, x1, fx * fy)
 
     class Lua(LuaClass):
+        faults = (
+            Fault(
+                ("gradInput", "gradParams", "backward"),
+                "in evaluation mode, Torch7's backward pass uses the windows of an earlier training pass",
+                mode="eval",
+            ),
+        )
         scalars = ("oheight", "owidth")
         scratch = ("coord", "scales")
 
