@@ -126,12 +126,14 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         if not any(_inside(file, [path]) for file in files):
             raise pytest.UsageError(f"no .t7 file: {path}")
     for file in files:
-        items.extend(FixtureFile.from_parent(session, path=file, **_node_id(file, config)).collect())
+        items.extend(FixtureFile.from_parent(session, path=file, **_names(file, config)).collect())
 
 
-def _node_id(file: Path, config: pytest.Config) -> dict[str, Any]:
-    """Return the id of a file whose name would have an effect on the terminal; nothing for other files."""
-    return {} if str(file).isprintable() else {"nodeid": printable(os.path.relpath(file, config.rootpath))}
+def _names(file: Path, config: pytest.Config) -> dict[str, Any]:
+    """Return the name and ID of a file whose name would have an effect on the terminal; nothing for other files."""
+    if str(file).isprintable():
+        return {}
+    return dict.fromkeys(("name", "nodeid"), printable(os.path.relpath(file, config.rootpath)))
 
 
 def _check_device(device: str) -> None:

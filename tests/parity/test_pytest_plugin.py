@@ -58,6 +58,9 @@ def test_a_fixture_from_others_fails(run: Run, pytester: pytest.Pytester) -> Non
     result.assert_outcomes(failed=2)
     assert "\x1b" not in result.stdout.str()
     assert "PASSED b.t7" not in result.stdout.lines
+    listed = run(*PLUGIN, "--t7-fixtures", str(folder), "--collect-only").stdout
+    assert "\x1b" not in listed.str()
+    assert "PASSED b.t7>" not in listed.lines
     result.stdout.fnmatch_lines(["padding.t7:", "*takes more than *--t7-unbounded runs it anyway*"])
 
 
