@@ -21,6 +21,7 @@ from dpnn_bridge.cli.terminal import in_options, say_lines
 from dpnn_bridge.errors import LuaBridgeError
 
 _WORD = re.compile(r"[\w.:]*$")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def history_file() -> Path:
@@ -143,7 +144,9 @@ def prompt(bridge: Any, ends: Callable[[LuaBridgeError], bool]) -> None:
             found = bridge.call(complete, from_system(word))
         except LuaBridgeError:
             return []
-        return [readable(name) for name in found if isinstance(name, str)] if isinstance(found, list) else []
+        if not isinstance(found, list):
+            return []
+        return [name for name in found if isinstance(name, str) and _NAME.fullmatch(name)]
 
     click.echo(f"dpnn-lua on {bridge.runtime}; Ctrl-D ends, Tab completes, = is not needed before an expression.")
     read = _reader(names)

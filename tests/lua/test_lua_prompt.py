@@ -108,7 +108,10 @@ class Answering:
         return self.answer
 
 
-@pytest.mark.parametrize("answer", [None, 5, (), (None, None), (None, False, 5), (1, 2, 3, 4), [1, None], {"a": 1}])
+@pytest.mark.parametrize(
+    "answer",
+    [None, 5, (), (None, None), (None, False, 5), (1, 2, 3, 4), [1, None], {"a": 1}, ["to\x1b", "to\u202e", "to\n", ""]],
+)
 def test_any_answer_of_a_sandbox_is_an_error_or_nothing(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[str]] = []
 
