@@ -110,7 +110,7 @@ class Answering:
 
 @pytest.mark.parametrize(
     "answer",
-    [None, 5, (), (None, None), (None, False, 5), (1, 2, 3, 4), [1, None], {"a": 1}, ["to\x1b", "to\u202e", "to\n", ""]],
+    [None, 5, (), (None, None), (None, False, 5), (1, 2, 3, 4), [1, None], {"a": 1}, ["a\x1b", "a\u202e", "a\n", ""]],
 )
 def test_any_answer_of_a_sandbox_is_an_error_or_nothing(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[list[str]] = []
