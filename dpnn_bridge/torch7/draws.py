@@ -51,25 +51,32 @@ class Draws(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return self.draws.get(func, func)(*args, **(kwargs or {}))
+        draw, options = self.draws.get(func), dict(kwargs or {})
+        own = options.pop("generator", None) is not None
+        # Torch7 has no generator for one call, and no probability, mean or deviation per element
+        if draw is None or own or any(isinstance(v, Tensor) for v in (*args[1:], *options.values())):
+            return func(*args, **(kwargs or {}))
+        return draw(*args, **options)
 
     def bernoulli_(self, t: Tensor, p: float = 0.5) -> Tensor:
         return self.fill_bernoulli(t, p)
 
     def normal_(self, t: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-        return self.fill_normal(t, mean, std)
+        return self.fill_normal(t, mean, std) if std else t.fill_(mean)  # an error in Torch7
 
-    def rand_like(self, t: Tensor) -> Tensor:
-        return self.fill_uniform(torch.empty_like(t))
+    def rand_like(self, input: Tensor, *, requires_grad: bool = False, **options: Any) -> Tensor:
+        return self.fill_uniform(torch.empty_like(input, **options)).requires_grad_(requires_grad)
 
-    def randn_like(self, t: Tensor) -> Tensor:
-        return self.fill_normal(torch.empty_like(t))
+    def randn_like(self, input: Tensor, *, requires_grad: bool = False, **options: Any) -> Tensor:
+        return self.fill_normal(torch.empty_like(input, **options)).requires_grad_(requires_grad)
 
-    def dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or not p:
-            return x
-        noise = self.fill_bernoulli(torch.empty_like(x), 1 - p)
-        return x * (noise / (1 - p))  # in this order, Torch7's result to the last bit
+            return input
+        noise = self.fill_bernoulli(torch.empty_like(input), 1 - p) / (1 - p)
+        if inplace and not (input.is_leaf and input.requires_grad):  # of which autograd refuses changes
+            return input.mul_(noise)
+        return input * noise  # in this order, Torch7's result to the last bit
 
 
 def _not_compiled(function: Callable[..., Tensor]) -> Any:
