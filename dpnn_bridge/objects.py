@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.elements import Elements, require_unmasked
 from dpnn_bridge.base.exclusive import Exclusive
 
@@ -144,7 +145,7 @@ class LuaTable(MutableMapping):
 
 
 def _shown_keys(table: LuaTable) -> str:
-    keys = [str(k) if isinstance(k, (str, int, float)) else type(k).__name__ for k in islice(table, 8)]
+    keys = [printable(str(k)) if isinstance(k, (str, int, float)) else type(k).__name__ for k in islice(table, 8)]
     return ", ".join(keys) + (", …" if len(table) > 8 else "")
 
 
@@ -211,7 +212,7 @@ class LuaObject(MutableMapping):
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self) -> str:
-        return f"<{self.class_name} with {_shown_keys(self.fields) or 'no fields'}>"
+        return f"<{printable(self.class_name)} with {_shown_keys(self.fields) or 'no fields'}>"
 
 
 class LuaFunction:

@@ -345,3 +345,9 @@ def test_memory_of_the_densest_files(item: bytes) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < MEMORY_BASE + MEMORY_PER_BYTE * len(data)
+
+
+@pytest.mark.parametrize("text", ["\x1b]0;x\x07", "\x9b31m", "a\nb", "\u202e", "\udc9b"])
+def test_the_repr_of_a_value_does_not_act_on_a_terminal(text: str) -> None:
+    assert repr(loads(dumps(LuaObject(text, LuaTable({text: 1.0}))))).isprintable()
+    assert repr(loads(dumps(LuaTable({text: text})))).isprintable()
