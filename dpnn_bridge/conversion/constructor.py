@@ -41,6 +41,11 @@ def constructor_parameters(module_class: type) -> list[inspect.Parameter]:
     return [p for p in own if p.name not in fixed and p.kind is not rest]
 
 
+def attribute_of(module_class: type, argument: str) -> str:
+    """Return the attribute that stores an argument of a constructor; its name is that of the argument, if possible."""
+    return "norm" if argument == "p" and issubclass(module_class, nn.PairwiseDistance) else argument
+
+
 def is_required(module_class: type, name: str) -> bool:
     """Return whether a constructor has a parameter of this name without a default."""
     return any(p.name == name and p.default is p.empty for p in constructor_parameters(module_class))

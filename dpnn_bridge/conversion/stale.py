@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dpnn_bridge.conversion.constructor import attribute_of
 from dpnn_bridge.conversion.fields import own_tensor
 from dpnn_bridge.conversion.parametrized import weight_norms
 from dpnn_bridge.conversion.skip_init import SkipInit
@@ -46,9 +47,10 @@ def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         The arguments that are not tensors, and the arguments that are tensors, by name.
     """
     kind = parametrize.type_before_parametrizations(module)
-    names = [name for name in _names(kind) if name not in _FACTORY_ARGUMENTS and hasattr(module, name)]
+    attributes = {name: attribute_of(kind, name) for name in _names(kind) if name not in _FACTORY_ARGUMENTS}
+    found = {name: getattr(module, attribute) for name, attribute in attributes.items() if hasattr(module, attribute)}
     # a method is not an argument: nn.ModuleList has the argument `modules` and the method `modules`
-    values = {name: value for name in names if not inspect.ismethod(value := getattr(module, name))}
+    values = {name: value for name, value in found.items() if not inspect.ismethod(value)}
     tensors = {name: tensor for name in values if (tensor := module._buffers.get(name)) is not None}
     others = {name: value for name, value in values.items() if name not in tensors}
     # the argument `bias` is a flag, and the attribute a parameter, or a computed tensor if it is tied or pruned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import runpy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,15 @@ def test_a_layer_without_elements_is_refused_by_every_writer(call: Any, tmp_path
     for write in (container.pack, to_lua, partial(dpnn_bridge.save, tmp_path / "m.t7")):
         with pytest.raises(ConversionError, match=r"0.*its \w+ has shape \(.*0.*\), and a tensor without elements"):
             write(nn.Sequential(layer))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
+def test_a_setting_with_another_name_than_its_argument_is_kept(suffix: str, tmp_path: Path) -> None:
+    layer = nn.PairwiseDistance(3, eps=1e-3)
+    dpnn_bridge.save(tmp_path / f"net{suffix}", layer)
+    if suffix == ".py":
+        back = runpy.run_path(str(tmp_path / "net.py"))["build"]()
+    else:
+        back = dpnn_bridge.load(tmp_path / f"net{suffix}")
+    x, y = torch.rand(2, 4), torch.rand(2, 4)
+    assert torch.equal(back(x, y), layer(x, y))

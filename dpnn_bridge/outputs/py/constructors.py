@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import to_lua
-from dpnn_bridge.conversion.constructor import constructor_parameters
+from dpnn_bridge.conversion.constructor import attribute_of, constructor_parameters
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.lua_class import torch_types
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
@@ -170,7 +170,7 @@ class Constructors:
             ConversionError: a required value is unknown.
         """
         name = parameter.name
-        value = getattr(module, name, parameter.empty)
+        value = getattr(module, attribute_of(type(module), name), parameter.empty)
         if inspect.ismethod(value):
             value = parameter.empty
         if value is parameter.empty and parameter.default is parameter.empty:
