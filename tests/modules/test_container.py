@@ -139,3 +139,15 @@ def test_a_used_mixture_marks_no_buffer_as_current() -> None:
     """Until 2017 Torch7 resized its buffers only for another batch size; a written file has empty ones."""
     written = to_lua(to_torch(lua("nn.MixtureTable", dimG=2, table=True, batchSize=3, backwardSetup=True)))
     assert [written[name] for name in ("batchSize", "backwardSetup")] == [0, False]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_map_table_gets_as_many_clones_as_the_state_that_it_loads(shared: bool) -> None:
+    fresh, used = (nn.Sequential(MapTable(nn.Linear(3, 2), shared=shared)) for _ in range(2))
+    x = [torch.randn(2, 3) for _ in range(3)]
+    used(x)
+    for loaded, state in ((fresh, used), (used, nn.Sequential(MapTable(nn.Linear(3, 2), shared=shared)))):
+        loaded.load_state_dict(state.state_dict())
+        assert len(loaded.state_dict()) == len(state.state_dict())
+        torch.testing.assert_close(loaded(x), state(x))
+        assert len(list(loaded.parameters())) == (2 if shared else 6)

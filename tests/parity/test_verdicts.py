@@ -23,6 +23,7 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.compare.verdict import Verdict, worst_verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import VerificationError
+from dpnn_bridge.modules.nnx.tree import SoftMaxTree
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module
@@ -242,6 +243,19 @@ def test_the_gradient_of_an_evaluated_crop_is_a_fault_of_torch7(tmp_path: Path) 
     dpnn_bridge.write_t7(tmp_path / "ref.t7", {"module": crop, "mode": "eval", **values})
     result = verify(tmp_path / "ref.t7")
     assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN)
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_a_cleared_tree_returns_no_gradient_of_its_input_in_torch7(cleared: bool, tmp_path: Path) -> None:
+    tree = dpnn_bridge.to_lua(SoftMaxTree.from_hierarchy(4, {1: [2, 3], 2: [4, 5]}, root=1).double())
+    inputs = [torch.randn(3, 4).double(), torch.tensor([3, 4, 5], dtype=torch.int32)]
+    output = dpnn_bridge.to_torch(tree)(inputs).detach()
+    values = {"input": lua_value(inputs), "output": output, "gradOutput": torch.ones(3).double()}
+    if cleared:
+        tree["gradInput"] = LuaTable()
+    dpnn_bridge.write_t7(tmp_path / "ref.t7", {"module": tree, "gradInput": LuaTable(), **values})
+    result = verify(tmp_path / "ref.t7")
+    assert (result.forward, result.gradients) == (Verdict.EQUAL, Verdict.KNOWN if cleared else Verdict.DIFFERENT)
 
 
 def test_a_fault_of_repeated_calls_needs_a_layer_that_repeats() -> None:

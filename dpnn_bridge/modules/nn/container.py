@@ -224,6 +224,14 @@ class MapTable(SlicedWithArguments):
             shared = {id(p): p for p in self[0].parameters()} if self.shared else {}
             self.append(copy.deepcopy(self[0], shared))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Have as many clones as the model whose state is loaded."""
+        numbers = {key[len(prefix) :].partition(".")[0] for key in state_dict if key.startswith(prefix)}
+        if length := sum(map(str.isdigit, numbers)):
+            del self[length:]
+            self.resize(length)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def forward(self, input: list[Any]) -> list[Any]:  # type: ignore[override]
         self.resize(len(input))
         return [module(x) for module, x in zip(self, input, strict=False)]

@@ -27,6 +27,12 @@ def exp_minus(x: Tensor) -> Tensor:
     return torch.where(x < 13, 1 / y, 0)
 
 
+def _is_cleared(tree: nn.Module) -> bool:
+    record = record_of(tree)
+    table = record.scratch.get("gradInput") if record is not None else None
+    return isinstance(table, LuaTable) and not len(table)
+
+
 @lua_class("nn.SoftMaxTree")
 class SoftMaxTree(nn.Module):
     """Computes the log probability of a leaf: the sum of log softmaxes along the path from the root.
@@ -184,7 +190,10 @@ class SoftMaxTree(nn.Module):
     class Lua(LuaClass):
         """Torch7's ``parameters()`` returns views of the rows of each node; the module has one weight and one bias."""
 
-        faults = (Fault(("params", "gradParams"), "Torch7 returns a view of the parameters for each node of the tree"),)
+        faults = (
+            Fault(("params", "gradParams"), "Torch7 returns a view of the parameters for each node of the tree"),
+            Fault(("gradInput",), "after clearState, Torch7 returns no gradient of the input", when=_is_cleared),
+        )
         scalars = {"inputSize": "in_features", "rootId": "root", "maxFamily": "max_family", "maxDept": "max_depth"}
         tensors = {
             "weight": "weight",
