@@ -79,9 +79,10 @@ class DropoutClass(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        p = cls.arguments(obj, ctx)["p"]
         if cls.becomes_stock(obj):
-            return nn.Dropout(obj["p"], inplace=ctx.options.inplace and obj.get("inplace") is True)
-        return Dropout(obj["p"], v2=obj["v2"] is True, stochastic_inference=obj["stochastic_inference"] is True)
+            return nn.Dropout(p, inplace=ctx.options.inplace and obj.get("inplace") is True)
+        return Dropout(p, v2=obj["v2"] is True, stochastic_inference=obj["stochastic_inference"] is True)
 
     @staticmethod
     def becomes_stock(obj: LuaObject) -> bool:

@@ -39,6 +39,13 @@ class Pooling(SimplestClass):
         return super().upgrade(obj.changed(**strides) if strides else obj)
 
     @classmethod
+    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
+        found = super().arguments(obj, ctx)
+        if "ceil_mode" in found:  # in Lua, every value except nil and false is true
+            found["ceil_mode"] = found["ceil_mode"] is not False
+        return found
+
+    @classmethod
     def represents(cls, module: nn.Module) -> bool:
         return getattr(module, "divisor_override", None) in cls.divisors and super().represents(module)
 

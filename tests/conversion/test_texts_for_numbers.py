@@ -1,0 +1,40 @@
+"""A text in place of a number is refused, in place of a flag it is a flag: its escape sequences reach no terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dpnn_bridge import to_torch
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+TEXT = "\x1b[31m\u202e"
+POOLING = {"kT": 2, "kH": 2, "kW": 2, "dT": 2, "dH": 2, "dW": 2}
+OBJECTS: list[tuple[str, dict[str, Any]]] = [
+    ("nn.Dropout", {"p": TEXT}),
+    ("nn.Dropout", {"p": TEXT, "v2": True}),
+    ("nn.SpatialDropout", {"p": TEXT}),
+    ("nn.SpatialMaxPooling", {**POOLING, "ceil_mode": TEXT}),
+    ("nn.SpatialDilatedMaxPooling", {**POOLING, "dilationH": 1, "dilationW": 1, "ceil_mode": TEXT}),
+    ("nn.SpatialAveragePooling", {**POOLING, "ceil_mode": TEXT}),
+    ("nn.VolumetricMaxPooling", {**POOLING, "ceil_mode": TEXT}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), OBJECTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_text_in_place_of_another_value_is_not_shown(name: str, fields: dict[str, Any]) -> None:
+    try:
+        shown = repr(to_torch(LuaObject(name, LuaTable(fields.items()))))
+    except ConversionError as error:
+        shown = str(error)
+        assert "expected a number in field 'p', found str" in shown
+    assert shown.isprintable() or set(shown) & {"\x1b", "\u202e"} == set()
+
+
+def test_every_flag_except_false_is_true_as_in_lua() -> None:
+    for value, expected in ((0, True), (TEXT, True), (False, False), (None, False)):
+        fields = {**POOLING, "ceil_mode": value} if value is not None else POOLING
+        module: Any = to_torch(LuaObject("nn.SpatialMaxPooling", LuaTable(fields.items())))
+        assert module.ceil_mode is expected
