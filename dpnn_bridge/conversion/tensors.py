@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.distributed import full
 from dpnn_bridge.conversion.fields import Field, get_tensor, record_of, resolve
@@ -38,15 +39,16 @@ def written_tensor(module: nn.Module, spec: Field) -> Tensor:
     """Return the parameter or buffer that a field of the written file contains.
 
     Raises:
-        ConversionError: the layer was created in PyTorch, and the tensor has no elements.
+        ConversionError: a layer of ``torch.nn`` was created in PyTorch, and the tensor has no elements.
     """
     tensor = get_tensor(module, spec.attribute)
     assert tensor is not None
-    if record_of(module) is None and not tensor.numel():
+    kind = parametrize.type_before_parametrizations(module)  # other classes may have an empty buffer before they run
+    if record_of(module) is None and kind.__module__.startswith("torch.nn.") and not tensor.numel():
         raise ConversionError(
             f"its {spec.attribute} has shape {tuple(tensor.shape)}, and a tensor without elements has no shape in "
             "Torch7; remove the layer",
-            class_name=type(module).__name__,
+            class_name=kind.__name__,
         )
     return tensor
 

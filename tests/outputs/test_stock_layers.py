@@ -21,6 +21,7 @@ import dpnn_bridge
 from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.modules.nnx.simple import Balance
 from dpnn_bridge.outputs import container
 
 STOCK = {
@@ -250,3 +251,10 @@ def test_a_setting_with_another_name_than_its_argument_is_kept(suffix: str, tmp_
         back = dpnn_bridge.load(tmp_path / f"net{suffix}")
     x, y = torch.rand(2, 4), torch.rand(2, 4)
     assert torch.equal(back(x, y), layer(x, y))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".t7"])
+def test_another_layer_may_have_an_empty_buffer(suffix: str, tmp_path: Path) -> None:
+    """The buffer of ``nn.Balance`` is empty until the layer runs in training mode."""
+    dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(Balance(3)))
+    assert [b.numel() for b in dpnn_bridge.load(tmp_path / f"m{suffix}").buffers()] == [0]
