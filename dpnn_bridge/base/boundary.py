@@ -90,13 +90,14 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
 def with_layer(error: Exception, path: str, class_name: str) -> Exception:
     """Return an error that a class mapping raised, with the path of the module.
 
-    An error of this package that has a path, or that is about a file, is returned unchanged.
+    An error of this package that has a path, or that is about a file, is returned unchanged, and so is an error of
+    recursion: any layer can be the one that exceeds Python's limit.
     """
     if isinstance(error, ConversionError):
         if error.path or not path or type(error) not in (ConversionError, LuaValueError):
             return error
         return type(error)(error.reason, path=path, class_name=error.class_name or class_name)
-    if isinstance(error, DpnnBridgeError):
+    if isinstance(error, (DpnnBridgeError, RecursionError)):
         return error
     if isinstance(error, OSError):
         return as_package_error(error, ConversionError, f"converting {path or 'the model'} ({class_name})")

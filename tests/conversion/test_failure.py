@@ -120,3 +120,6 @@ def test_an_error_of_a_mapping_names_the_layer(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(mapping, "to_lua", Mock(side_effect=ValueError("bad table")))
     with pytest.raises(ConversionError, match=r"^1 \(Tanh\): converting the module: ValueError: bad table"):
         dpnn_bridge.to_lua(model)
+    monkeypatch.setattr(mapping, "to_lua", Mock(side_effect=RecursionError()))
+    with pytest.raises(ConversionError, match=r"^converting: the data are nested too deeply"):
+        dpnn_bridge.to_lua(model)
