@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import dpnn_bridge.training as training
 from dpnn_bridge.base.arguments import checks_arguments
@@ -89,9 +90,39 @@ def record(
     except ConversionError:  # a layer without a Lua class: the fixture contains only the results
         table["module"] = None
     random_state = torch.get_rng_state()
-    original, module, inputs = module, copied(module), nested.require_grad(nested.copied(input))
-    generator = Generator(SEED)
-    with full_precision(), torch.set_grad_enabled(gradients), Draws(generator):
+    run, generator = partial(_run, table, module, input, target, grad_output, gradients), Generator(SEED)
+    if run(Draws(generator)):  # torch.utils.checkpoint restores only PyTorch's generator
+        torch.set_rng_state(random_state)
+        run(nullcontext())
+    elif generator.get_state() != Generator(SEED).get_state():
+        table["seed"] = SEED
+    if "module" in table and not _export_has_results(table, module, random_state):
+        table["module"] = None
+    write_t7(path, table, force=force)
+
+
+def _run(
+    table: LuaTable,
+    module: nn.Module,
+    input: Any,
+    target: Any,
+    grad_output: Any,
+    gradients: bool,
+    draws: AbstractContextManager[Any],
+) -> bool:
+    """Run a copy of a module and store its results in a fixture.
+
+    Args:
+        table: the fixture.
+        module, input, target, grad_output, gradients: see :func:`record`.
+        draws: context manager that replaces random numbers.
+
+    Returns:
+        Whether the backward pass ran modules again.
+    """
+    module, inputs = copied(module), nested.require_grad(nested.copied(input))
+    again: list[nn.Module] = []
+    with full_precision(), torch.set_grad_enabled(gradients), draws:
         output = nested.as_table(module(inputs) if target is None else module(inputs, target))
         table["output"] = lua_value(nested.map_tensors(_number_or_tensor, output))
         if gradients:
@@ -99,16 +130,15 @@ def record(
                 grad_output = nested.random_like(output)
             grad_output = nested.as_table(grad_output)
             zero_grad(module)
-            nested.backward(output, grad_output)
+            hook = register_module_forward_pre_hook(lambda inner, _: again.append(inner))
+            try:
+                nested.backward(output, grad_output)
+            finally:
+                hook.remove()
             table["gradOutput"] = lua_value(grad_output)
             table["gradInput"] = lua_value(nested.gradients(inputs))
             table["gradParams"] = lua_value(training.parameters(module)[1])
-            zero_grad(module)
-    if generator.get_state() != Generator(SEED).get_state():
-        table["seed"] = SEED
-    if "module" in table and not _export_has_results(table, original, random_state):
-        table["module"] = None
-    write_t7(path, table, force=force)
+    return bool(again)
 
 
 def _mode(module: nn.Module) -> str | None:

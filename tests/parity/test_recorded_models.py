@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 import dpnn_bridge
 from dpnn_bridge import parity
@@ -98,3 +99,21 @@ def test_a_model_without_random_numbers_has_no_seed(tmp_path: Path) -> None:
 def test_an_export_that_refuses_the_recorded_input_is_omitted_although_results_are_random(tmp_path: Path) -> None:
     parity.record(nn.LSTM(3, 4, 2, dropout=0.5), torch.randn(5, 3), tmp_path / "f.t7")
     assert "module" not in dpnn_bridge.read_t7(tmp_path / "f.t7")
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Any:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def test_a_backward_pass_that_runs_layers_again_gets_the_same_numbers(tmp_path: Path) -> None:
+    model, x = Checkpointed(), torch.ones(4, 3)
+    parity.record(model, x, tmp_path / "f.t7", grad_output=torch.ones(4, 8))
+    fixture = dpnn_bridge.read_t7(tmp_path / "f.t7")
+    assert "seed" not in fixture
+    kept = (fixture["output"].torch() != 0).float() * 2
+    torch.testing.assert_close(fixture["gradInput"].torch(), kept @ model.get_parameter("inner.0.weight").detach())
