@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -176,6 +177,22 @@ def fixed_size(reason: str) -> OptionError:
     """Return the error for a size that cannot vary in the traced program, although it can vary in the model."""
     advice = "a loop over a size, such as the number of time steps, is traced for one size only; omit this size"
     return OptionError(f"dynamic= (--dynamic): the traced program does not accept other sizes: {reason}; {advice}")
+
+
+def export_error(exporter: str, cause: BaseException, *, dynamic: bool, advice: str = "") -> DpnnBridgeError:
+    """Return the error for a model that an exporter rejects.
+
+    Args:
+        exporter: name of the exporter, for messages.
+        cause: its error.
+        dynamic: whether sizes may vary.
+        advice: what else to try.
+    """
+    constant = re.search(r"(?:constant \(|static shape of )(\d+)", str(cause))
+    if dynamic and (constant or "Constraints violated" in str(cause)):
+        return fixed_size(f"torch.export found the constant size {constant[1] if constant else 'of the example'}")
+    advices = ["omit a size from dynamic= (--dynamic)"] * dynamic + [advice] * bool(advice)
+    return ConversionError("; ".join([f"{exporter} cannot export this model: {str(cause).strip()}", *advices]))
 
 
 def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, what: str) -> None:

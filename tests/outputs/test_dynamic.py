@@ -14,11 +14,14 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.errors import OptionError
+from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.modules.dpnn import SpatialReSampling
+from dpnn_bridge.modules.nn import UpsamplingBilinear2d
 from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.value_names import input_names, output_names
+from dpnn_bridge.outputs.verification import export_error
 
 
 def convolutional() -> nn.Module:
@@ -198,3 +201,27 @@ def test_time_steps_cannot_vary_in_a_traced_program(suffix: str, tmp_path: Path)
     ):
         dpnn_bridge.save(tmp_path / f"m{suffix}", sequence, input=torch.randn(5, 2, 3), dynamic="batch")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layer", [UpsamplingBilinear2d(scale_factor=2), SpatialReSampling(rwidth=2, rheight=3)])
+def test_an_integer_factor_keeps_the_sizes_variable(layer: nn.Module) -> None:
+    sizes = dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(layer, (torch.randn(2, 3, 6, 6),), dynamic_shapes=(sizes,), strict=False)
+    x = torch.randn(2, 3, 7, 9)
+    assert torch.equal(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            "tracing inferred a static shape of 5 for dimension inputs['x'].shape[0]",
+            "found the constant size 5; .*omit",
+        ),
+        ("your code specialized it to be a constant (5).", "found the constant size 5; .*omit"),
+        ("The inequality cannot be solved", r"cannot be solved; omit a size from dynamic= \(--dynamic\); try .pt2"),
+    ],
+)
+def test_an_exporter_that_rejects_variable_sizes_has_a_next_step(cause: str, message: str) -> None:
+    with pytest.raises((OptionError, ConversionError), match=message):
+        raise export_error("torch.onnx", ValueError(cause), dynamic=True, advice="try .pt2")

@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import must_check_ranges
+from dpnn_bridge.modules.nn.upsampling import scaled_size
 from dpnn_bridge.modules.nnx.resampling import bilinear
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import zero_gradient
@@ -66,7 +67,7 @@ class SpatialReSampling(nn.Module):
     def _size(name: str, size: float | None, ratio: float | None, old: int) -> int:
         if size is None and ratio is None:
             raise ValueError(f"SpatialReSampling requires o{name} or r{name}")
-        return int(size if size is not None else ratio * old)  # type: ignore[operator]
+        return int(size) if size is not None else scaled_size(old, ratio)  # type: ignore[arg-type]
 
     class Lua(LuaClass):
         scalars = ("owidth", "oheight", "rwidth", "rheight")

@@ -124,7 +124,12 @@ def target_size(input: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
     """Return the spatial sizes of the output, from a size or a factor."""
     if size is not None:
         return tuple(size)
-    return tuple(int(n * scale_factor) for n in input.shape[2:])
+    return tuple(scaled_size(n, scale_factor) for n in input.shape[2:])
+
+
+def scaled_size(size: int, factor: float) -> int:
+    """Multiply a size by a factor and truncate. With an integer factor, an exported size stays variable."""
+    return size * int(factor) if factor == int(factor) else int(size * factor)
 
 
 @lua_class("nn.UpSampling")

@@ -26,6 +26,7 @@ from dpnn_bridge.outputs.verification import (
     UnsupportedDtypeError,
     check_example,
     check_program,
+    export_error,
     run_traceable,
     traceable,
     utf8_name,
@@ -181,10 +182,8 @@ class Onnx(Format):
                     dynamic_shapes=(dynamic.shapes(example, named=True),) if dynamic else None,
                 )
         except Exception as e:
-            raise ConversionError(
-                f"torch.onnx cannot export this model: {_first_cause(e)}; try .pt2, which supports more operations and "
-                "runs without this package too"
-            ) from e
+            advice = "try .pt2, which supports more operations and runs without this package too"
+            raise export_error("torch.onnx", _first_cause(e), dynamic=bool(dynamic), advice=advice) from e
         assert program is not None
         _check_opset(program, context.options.get("opset"))
         _add_scopes(program)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +15,13 @@ from dpnn_bridge.base.atomic import DeferredErrorFile
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.base.writing import WrittenBytes
 from dpnn_bridge.conversion.example_run import run
-from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
 from dpnn_bridge.outputs.verification import (
     check_example,
     check_program,
     check_zip,
-    fixed_size,
+    export_error,
     run_traceable,
     traceable,
     utf8_name,
@@ -117,11 +115,7 @@ class Pt2(Format):
                 with DeferredErrorFile(path, written) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
-            if dynamic and "Constraints violated" in str(e):
-                constant = re.search(r"constant \((\d+)\)", str(e))
-                size = constant[1] if constant else "of the example"
-                raise fixed_size(f"torch.export found the constant size {size}") from e
-            raise ConversionError(f"torch.export cannot export this model: {e}") from e
+            raise export_error("torch.export", e, dynamic=bool(dynamic)) from e
         written.compare(path)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
