@@ -520,3 +520,32 @@ def test_the_error_of_a_truncated_file_says_what_to_do(suffix: str, tmp_path: Pa
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DpnnBridgeError, match="; copy or download the file again"):
         dpnn_bridge.verify(path, path)
+
+
+class Program:
+    """An object whose pickle creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("variable", ["UNRELATED", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
+def test_a_pickle_in_a_pt2_runs_no_code(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.export.load`` reads members without a restriction if the restricted reader fails."""
+    monkeypatch.setenv(variable, "1")
+    dpnn_bridge.save(tmp_path / "m.pt2", nn.Tanh(), input=torch.ones(2))
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Tanh())
+    pickled = io.BytesIO()
+    torch.save((Program(tmp_path / "created"),), pickled)
+    with zipfile.ZipFile(tmp_path / "m.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
+        assert any(name.endswith(".pt") for name in good.namelist())
+        for name in good.namelist():
+            bad.writestr(name, pickled.getvalue() if name.endswith(".pt") else good.read(name))
+    with pytest.raises(DpnnBridgeError, match="Weights only load failed"):
+        dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "bad.pt2", input=torch.ones(2))
+    assert not (tmp_path / "created").exists()
+    assert os.environ[variable] == "1"
+    assert dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2", input=torch.ones(2)).ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dpnn_bridge.base.atomic import DeferredErrorFile
+from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.reading import open_zip
 from dpnn_bridge.base.writing import WrittenBytes
 from dpnn_bridge.conversion.example_run import run
@@ -28,6 +30,9 @@ from dpnn_bridge.outputs.verification import (
     without_log_messages,
 )
 from dpnn_bridge.outputs.written import GraphNode, Results, Written, results_of_modules
+
+#: environment variables of ``torch.load``
+_ONLY_WEIGHTS, _ALSO_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def _scopes(node: fx.Node) -> frozenset[str]:
@@ -57,8 +62,21 @@ def _first_error_raised() -> Iterator[None]:
         logger.removeFilter(keep_error)
 
 
+@contextmanager
+def _without_code() -> Iterator[None]:
+    """Forbid that ``torch.load`` runs code, in every thread: ``torch.export.load`` calls it with weights_only=False."""
+    with Exclusive(_ONLY_WEIGHTS):
+        before = {name: os.environ.pop(name, None) for name in (_ONLY_WEIGHTS, _ALSO_CODE)}
+        os.environ[_ONLY_WEIGHTS] = "1"
+        try:
+            yield
+        finally:
+            del os.environ[_ONLY_WEIGHTS]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
 def _load(path: Path) -> torch.export.ExportedProgram:
-    with utf8_name(path) as name, _first_error_raised():
+    with utf8_name(path) as name, _first_error_raised(), _without_code():
         return torch.export.load(name)
 
 
