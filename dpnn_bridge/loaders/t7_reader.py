@@ -204,11 +204,12 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         if failures and not _reads_to_end(reader):
             continue
         trailing = _trailing(reader)
-        whole = isinstance(value, LuaTensor) and not value.shape  # before the first release, a file began with one
+        # before the first release, a file began with an empty tensor; other programs write zeros, which are nil
+        whole = value is None or (isinstance(value, LuaTensor) and not value.shape)
         if trailing > max(_MAX_UNCHECKED, source.size // 2) and not _continues(reader, whole):
             raise T7FormatError(
                 f"the other {trailing:,} bytes after the first object are not Torch7 objects: the file is damaged, or "
-                "was written before the first release of Torch7 (2012), in another format",
+                "was written by another program, such as Darknet, or before the first release of Torch7 (2012)",
                 offset=source.size - trailing,
                 source=source.name,
             )

@@ -176,3 +176,10 @@ def test_objects_one_after_the_other_and_a_signature_are_read(tmp_path: Path) ->
     assert dpnn_bridge.read_t7(tmp_path / "a.t7")["a"] == 1
     (tmp_path / "b.t7").write_bytes(dumps(LuaTable([("a", 1)])) + b"signed" * 99)
     assert dpnn_bridge.read_t7(tmp_path / "b.t7")["a"] == 1
+
+
+def test_weights_of_darknet_are_not_a_nil_and_an_empty_string(tmp_path: Path) -> None:
+    file, weights = tmp_path / "yolo.weights", np.random.randn(5000).astype("<f4")
+    file.write_bytes(struct.pack("<4i", 0, 2, 0, 0) + weights.tobytes())
+    with pytest.raises(T7FormatError, match=r"are not Torch7 objects: .* by another program, such as Darknet"):
+        dpnn_bridge.read_t7(file)
