@@ -16,7 +16,6 @@ import torch
 from samples import SAMPLES
 from torch import nn
 from torch.nn.utils import spectral_norm
-from torch.nn.utils.parametrizations import weight_norm
 
 import dpnn_bridge
 from dpnn_bridge import LuaClass, lua_class
@@ -145,15 +144,6 @@ def test_a_mapping_that_lacks_an_argument_is_named_behind_a_placeholder() -> Non
         ConversionError, match=r"1\.bias of shape none would be loaded from the written file with shape \(2,\)"
     ):
         _check_names(nn.Sequential(placeholder, nn.Linear(2, 2, bias=False)), again)
-
-
-def test_a_weight_norm_over_rows_is_loaded_again(tmp_path: Path) -> None:
-    rows, columns = (weight_norm(nn.Linear(3, 2), dim=dim) for dim in (0, 1))
-    dpnn_bridge.save(tmp_path / "m.pt", rows)
-    x = torch.randn(4, 3)
-    torch.testing.assert_close(dpnn_bridge.load(tmp_path / "m.pt")(x), rows(x))
-    with pytest.raises(ConversionError, match="WeightNorm computes its weight"):
-        dpnn_bridge.save(tmp_path / "n.pt", columns)
 
 
 def test_a_spectral_norm_is_written_without_a_step_of_its_iteration() -> None:
