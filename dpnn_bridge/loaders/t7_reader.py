@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -204,9 +205,10 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         if failures and not _reads_to_end(reader):
             continue
         trailing = _trailing(reader)
-        # before the first release, a file began with an empty tensor; other programs write zeros, which are nil
-        whole = value is None or (isinstance(value, LuaTensor) and not value.shape)
-        if trailing > max(_MAX_UNCHECKED, source.size // 2) and not _continues(reader, whole):
+        following = 2 if value is None else 1  # Darknet's files begin with a nil and an empty string
+        if isinstance(value, LuaTensor) and not value.shape:  # before the first release, a file began with one
+            following = sys.maxsize
+        if trailing > max(_MAX_UNCHECKED, source.size // 2) and not _continues(reader, following):
             raise T7FormatError(
                 f"the other {trailing:,} bytes after the first object are not Torch7 objects: the file is damaged, or "
                 "was written by another program, such as Darknet, or before the first release of Torch7 (2012)",
@@ -249,10 +251,15 @@ def _reads_to_end(reader: Reader) -> bool:
         return False
 
 
-def _continues(reader: Reader, whole: bool) -> bool:
-    """Return whether another object follows; if ``whole``, whether objects follow up to the end."""
+def _continues(reader: Reader, following: int) -> bool:
+    """Return whether the next ``following`` objects, or those up to the end, are objects other than nil."""
     try:
-        return None not in reader.read_all() if whole else reader.read() is not None
+        for _ in range(following):
+            if not _trailing(reader):
+                break
+            if reader.read() is None:
+                return False
+        return True
     except T7LimitError:
         return True
     except T7FormatError:

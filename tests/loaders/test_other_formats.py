@@ -183,3 +183,12 @@ def test_weights_of_darknet_are_not_a_nil_and_an_empty_string(tmp_path: Path) ->
     file.write_bytes(struct.pack("<4i", 0, 2, 0, 0) + weights.tobytes())
     with pytest.raises(T7FormatError, match=r"are not Torch7 objects: .* by another program, such as Darknet"):
         dpnn_bridge.read_t7(file)
+
+
+@pytest.mark.parametrize("first", [b"", dumps(LuaTensor.empty("torch.DoubleTensor"))], ids=["nil", "empty tensor"])
+def test_zeros_up_to_the_end_are_not_read_as_objects(first: bytes, tmp_path: Path) -> None:
+    with open(tmp_path / "zeros.t7", "wb") as file:
+        file.write(first)
+        file.truncate(1 << 30)
+    with pytest.raises(T7FormatError, match="bytes after the first object are not Torch7 objects"):
+        dpnn_bridge.read_t7(tmp_path / "zeros.t7")
