@@ -72,7 +72,7 @@ def as_package_error(error: BaseException, error_type: type[DpnnBridgeError], do
         is_missing = isinstance(error, FileNotFoundError)
         if is_missing and (named or error.strerror is None):
             reason = "no such file"
-        if is_missing and not named and not _has_working_directory():
+        if is_missing and not named and working_directory_is_removed():
             is_missing, reason = False, REMOVED_DIRECTORY
         kind = MissingFileError if is_missing else FileAccessError
         step = _NEXT_STEPS.get(error.errno or 0) if named else None
@@ -105,12 +105,15 @@ def with_layer(error: Exception, path: str, class_name: str) -> Exception:
     return ConversionError(str(reason), path=path, class_name=class_name)
 
 
-def _has_working_directory() -> bool:
+def working_directory_is_removed() -> bool:
+    """Return whether the working directory was removed."""
     try:
         os.getcwd()
-    except OSError:
-        return False
-    return True
+    except FileNotFoundError:
+        return True
+    except OSError:  # of a folder that the user may not read
+        pass
+    return False
 
 
 def _is_wrong_call(error: TypeError, function: Callable[..., Any], options: Mapping[str, Any]) -> bool:

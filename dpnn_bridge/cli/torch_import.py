@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dpnn_bridge.base.boundary import working_directory_is_removed
 from dpnn_bridge.errors import REMOVED_DIRECTORY, FileAccessError
 
 
@@ -36,13 +36,8 @@ class _TorchCheck:
 
     @staticmethod
     def find_spec(name: str, _path: Any = None, _target: Any = None) -> None:
-        if name == "torch":
-            try:
-                os.getcwd()
-            except FileNotFoundError:
-                raise FileAccessError(REMOVED_DIRECTORY) from None
-            except OSError:  # of a folder that the user may not read
-                pass
+        if name == "torch" and working_directory_is_removed():
+            raise FileAccessError(REMOVED_DIRECTORY)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.distributed import FSDP
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.parametrized import weight_hooks
 from dpnn_bridge.conversion.stale import check_settings
@@ -27,8 +28,6 @@ _HOOKS = {
     "_state_dict_pre_hooks": "state_dict pre-hook",
     "_state_dict_hooks": "state_dict hook",
 }
-#: package of classes that distribute the parameters of a module and compute the same (FSDP2)
-FSDP = "torch.distributed.fsdp."
 #: the same for hooks that change what is loaded; a .t7 file has no state_dict that could be loaded
 _LOADING_HOOKS = {
     "_load_state_dict_pre_hooks": "load_state_dict pre-hook",

@@ -10,6 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: package of classes that distribute the parameters of a module; those of FSDP2 compute what the module computes
+FSDP = "torch.distributed.fsdp"
+#: advice for distributed weights
+FULL_STATE = (
+    "load the full state_dict into a new model (torch.distributed.checkpoint.state_dict.get_model_state_dict), "
+    "and save that model"
+)
+
 
 def is_distributed(tensor: Any) -> bool:
     """Return whether a tensor is a DTensor, without the slow import of its module."""

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.customized import FSDP, overridden
+from dpnn_bridge.conversion.customized import overridden
+from dpnn_bridge.conversion.distributed import FSDP
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.unshared import tensors_of
 

@@ -9,16 +9,11 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from dpnn_bridge.conversion.deferred import deferred_of
-from dpnn_bridge.conversion.distributed import is_distributed
+from dpnn_bridge.conversion.distributed import FSDP, FULL_STATE, is_distributed
 from dpnn_bridge.errors import ConversionError
 
 #: packages of PyTorch that define layers with integer weights
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.nn.sparse.quantized.")
-#: advice for distributed weights
-FULL_STATE = (
-    "load the full state_dict into a new model (torch.distributed.checkpoint.state_dict.get_model_state_dict), "
-    "and save that model"
-)
 
 
 def check_tensors(root: nn.Module, *, layers: bool = False, gathers: bool = False) -> None:
@@ -61,7 +56,7 @@ def _class_problem(module: nn.Module, gathers: bool) -> str:
         return "it is a traced graph, which has no Lua class; save the module that was traced"
     if type(module).__module__.startswith(_QUANTIZED):
         return "it is quantized, and no file can store its weights; save the model before its quantization"
-    sharded = {t.__name__ for t in type(module).__mro__ if t.__module__.startswith("torch.distributed.fsdp")}
+    sharded = {t.__name__ for t in type(module).__mro__ if t.__module__.startswith(FSDP)}
     if sharded and not (gathers and "FSDPModule" in sharded):  # of FSDP2
         return f"its weights are sharded (FSDP); {FULL_STATE}"
     return ""

@@ -102,6 +102,7 @@ def verify(
     tolerance, gradient_tolerance = _tolerance("rtol", rtol), _tolerance("gradient_rtol", gradient_rtol)
     known = [] if known_differences is None else _known(known_differences)
     load_plugins(plugins)
+    cast = as_dtype(dtype)
     verify_model = partial(
         verification.verify,
         model,
@@ -112,7 +113,7 @@ def verify(
         key=key,
         mode=mode,
         device=device,
-        dtype=as_dtype(dtype),
+        dtype=cast,
         gradients=backward,
         tolerance=tolerance,
         gradient_tolerance=gradient_tolerance,
@@ -122,8 +123,7 @@ def verify(
         known=known,
         bounded=not unbounded,
     )
-    data_options = {"key": key, "dtype": as_dtype(dtype), "lua": lua, "sandbox": sandbox}
-    result = verify_model_or_data(verify_model, model, converted, **data_options)
+    result = verify_model_or_data(verify_model, model, converted, key=key, dtype=cast, lua=lua, sandbox=sandbox)
     if not isinstance(result, str):
         return result
     if reference is not None or input is not None or lua_path or torch7 is not None:

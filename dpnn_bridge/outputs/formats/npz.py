@@ -16,9 +16,8 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.reading import open_archive, open_input, open_zip
 from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import same_tensors
-from dpnn_bridge.conversion.distributed import is_distributed
+from dpnn_bridge.conversion.distributed import FULL_STATE, is_distributed
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.storable import FULL_STATE
 from dpnn_bridge.errors import ConversionError, T7FormatError, VerificationError
 from dpnn_bridge.modules.several import prefix_of
 from dpnn_bridge.outputs import data
