@@ -82,8 +82,7 @@ def matching(pattern: str) -> list[str]:
     """
     base = pattern.partition("*")[0].rpartition("/")[0] + "/"
     host = "/".join(base.split("/", 3)[:3]) + "/"  # compared before decoding, which changes https://host%2F@other/
-    tokens = re.split(r"(\*\*/?|\*)", pattern)
-    matches = re.compile("".join(_REGULAR.get(token) or re.escape(_decoded(token)) for token in tokens))
+    tokens = [_decoded(token) for token in re.split(r"(\*\*/?|\*)", pattern)]
     deepest = None if "**" in pattern else pattern.count("/")
     pages = _Pages(pattern)
     found, folders, seen = [], [base], {base}
@@ -97,7 +96,7 @@ def matching(pattern: str) -> list[str]:
             seen.add(url)
             if url.endswith("/"):
                 folders += [url] if deepest is None or url.count("/") <= deepest else []
-            elif matches.fullmatch(name):
+            elif _matches(tokens, name):
                 found.append(url)
     return sorted(found)
 
@@ -107,8 +106,30 @@ def _decoded(url: str) -> str:
     return unquote(re.sub("%(2f)", r"%25\1", url, flags=re.IGNORECASE))
 
 
-#: wildcard of a pattern -> regular expression
-_REGULAR = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+def _matches(tokens: list[str], name: str) -> bool:
+    """Return whether a pattern matches a name. A regular expression could take hours for several ``*``.
+
+    Args:
+        tokens: the pattern: text and wildcards in turn. Wildcards are ``*``, ``**`` and ``**/`` (any folders).
+        name: the name.
+    """
+    ends = {0}  # positions in the name up to which the tokens match
+    for number, token in enumerate(tokens):
+        if number % 2 == 0:
+            ends = {end + len(token) for end in ends if name.startswith(token, end)}
+        elif token == "**":
+            ends = set(range(min(ends), len(name) + 1))
+        elif token == "**/":
+            ends |= {i + 1 for i in range(min(ends), len(name)) if name[i] == "/"}
+        else:
+            starts, ends, last = sorted(ends), set(), -1
+            for start in starts:
+                if start > last:
+                    last = (name + "/").index("/", start)
+                    ends.update(range(start, last + 1))
+        if not ends:
+            return False
+    return len(name) in ends
 
 
 class _Pages:

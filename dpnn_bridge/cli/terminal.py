@@ -46,7 +46,7 @@ INTERRUPTED = 130
 #: text for callers of the Python API -> its replacement on the command line
 _TERMS = (
     (r" \((force=True|input=tensor|model\.float\(\))\)", ""),
-    (r"\b\w+=\S{0,40} \((--[^)]+)\)", r"\1"),
+    (r"\b\w+=\S{0,40} \((--[^)]{1,60})\)", r"\1"),  # bounded, because the message may contain text of a file
 )
 
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,12 @@ def test_interrupted_gives_130() -> None:
         raise KeyboardInterrupt
 
     assert run(command).exit_code == 130
+
+
+def test_a_message_with_text_of_a_file_takes_linear_time() -> None:
+    text, start = "a= (--" * 20_000, time.process_time()
+    assert in_options(text) == text
+    assert time.process_time() - start < 2
 
 
 def test_messages_speak_of_options(tmp_path: Path) -> None:

@@ -208,6 +208,15 @@ def test_a_link_that_is_no_address_is_skipped(monkeypatch: pytest.MonkeyPatch) -
     assert web.matching("https://host/f/*.t7") == ["https://host/f/a.t7"]
 
 
+def test_a_name_that_almost_matches_takes_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = b" ".join(b'<a href="%sb%d.t7">x</a>' % (b"a_" * 250, i) for i in range(9))
+    monkeypatch.setattr(web, "chunks", lambda url: iter([links]))
+    start = time.process_time()
+    assert len(web.matching("https://host/**/*_*_*_b*.t7")) == 9
+    assert web.matching("https://host/**/*_*_*_*_c*.t7") == []
+    assert time.process_time() - start < 2
+
+
 LISTINGS = {
     "long-link": "no file matches",
     "spaces": "no file matches",
