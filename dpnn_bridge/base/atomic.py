@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,25 @@ def protecting(inputs: Callable[[], Files]) -> AbstractContextManager[None]:
 
 
 def imported_files() -> list[str]:
-    """Return the Python files that this process has imported, except those of its installation."""
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    installed = tuple(os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix))
-    return [file for file in files if file and not file.startswith(installed)]
+    """Return the files from which this process has imported modules, except those of Python and of installed packages.
+
+    For a module in a zip archive, this is the archive.
+    """
+    files = list(map(_file_of, list(sys.modules.values())))
+    return [file for file in files if isinstance(file, str) and not file.startswith(_installed())]
+
+
+def _file_of(module: Any) -> Any:
+    return getattr(getattr(module, "__loader__", None), "archive", None) or getattr(module, "__file__", None)
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Return the folders of Python and of installed packages. ``sys.prefix`` may be the folder of a project."""
+    import sysconfig  # not needed by most calls
+
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(os.path.join(sysconfig.get_path(name), "") for name in names)
 
 
 def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:

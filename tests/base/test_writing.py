@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import os
 import re
 import stat
 import sys
+import sysconfig
 import tempfile
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -94,15 +97,28 @@ def test_a_disk_that_never_answers_is_an_error(tmp_path: Path, fault: Any, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_files_of_an_installation_are_those_in_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not those in a folder whose name begins with its name."""
-    for name, file in {"own": "/x/env-project/own.py", "other": "/x/env/lib/other.py"}.items():
-        module = ModuleType(name)
+def test_the_files_of_an_installation_are_those_in_its_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not those in a folder whose name begins with its name, or beside the folders of a virtual environment."""
+    installed, library = f"{sysconfig.get_path('purelib')}/a.py", f"{sysconfig.get_path('stdlib')}/b.py"
+    own = [f"{sys.prefix}/c.py", f"{sysconfig.get_path('stdlib')}-project/d.py"]
+    for number, file in enumerate([installed, library, *own]):
+        module = ModuleType(f"module{number}")
         module.__file__ = file
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(sys, "prefix", "/x/env")
-    assert "/x/env-project/own.py" in imported_files()
-    assert "/x/env/lib/other.py" not in imported_files()
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = imported_files()
+    assert set(own) <= set(found)
+    assert not {installed, library} & set(found)
+
+
+def test_an_imported_file_in_an_archive_is_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "own.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("module_of_an_archive.py", "")
+    monkeypatch.syspath_prepend(archive)
+    importlib.import_module("module_of_an_archive")
+    with protecting(imported_files), pytest.raises(OutputError, match=r"is the input .*own\.zip"):
+        check_output(archive, True)
+    del sys.modules["module_of_an_archive"]
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR])
