@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,11 @@ class Index(NamedTuple):
 
     weight_map: dict[str, str]
     generation: str
+
+
+def new_generation() -> str:
+    """Return the identifier of a new conversion."""
+    return secrets.token_hex(4)
 
 
 def shard_names(index: Path, count: int, generation: str) -> list[str]:

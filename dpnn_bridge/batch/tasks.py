@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
@@ -22,7 +23,7 @@ from dpnn_bridge.base.remote import (
     url_place,
     without_query,
 )
-from dpnn_bridge.base.shards import LONGEST_NAME
+from dpnn_bridge.base.shards import LONGEST_NAME, new_generation, shard_names
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import OutputError, OutputExistsError
 
@@ -86,15 +87,17 @@ def tasks_for_models(source: Location, target: Location, keys: Sequence[str]) ->
     name = PurePosixPath(target).name
     suffix = INDEX if name.endswith(INDEX) else PurePosixPath(name).suffix
     stem = name.removesuffix(suffix)
+    # the names of shards are longer than that of their index
+    longest = shard_names(Path(suffix), 1, new_generation())[0] if suffix == INDEX else suffix
     last: dict[str, int] = {}
     for key in keys:
-        available = LONGEST_NAME - len(os.fsencode(f"{stem}.{suffix}"))
+        available = LONGEST_NAME - len(os.fsencode(f"{stem}.{longest}"))
         name = _file_name(key, available)
-        first = name.casefold()
-        while name.casefold() in tasks:
+        first = _folded(name)
+        while _folded(name) in tasks:
             number = last[first] = last.get(first, 1) + 1
             name = f"{_file_name(key, available - len(str(number)) - 1)}-{number}"
-        tasks[name.casefold()] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
+        tasks[_folded(name)] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
     _check_targets([task.target for task in tasks.values()], [source])
     return list(tasks.values())
 
@@ -123,6 +126,11 @@ def _check_targets(targets: Iterable[Location], sources: Sequence[Location]) -> 
     for target in targets:
         if url_place(target) in inputs.urls if isinstance(target, str) else os.path.isfile(target):
             check_output(target, True, inputs)
+
+
+def _folded(name: str) -> str:
+    """Return a name that is equal for names of one file on a file system that ignores case or Unicode's forms."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _file_name(key: str, max_bytes: int) -> str:

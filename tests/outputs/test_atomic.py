@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -25,8 +26,10 @@ from samples import SAMPLES
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge import batch
 from dpnn_bridge.base import atomic
 from dpnn_bridge.base.atomic import DeferredErrorFile, check_output, replacing, write_text
+from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError, OutputExistsError, T7Error
@@ -400,6 +403,20 @@ def test_every_model_of_a_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
     assert len({n.casefold() for n in names}) == len(names) == len(keys)
     assert all(n.startswith("m.") and n.endswith(".pt") and n.isprintable() for n in names)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_model_of_a_long_key_is_written_in_shards(tmp_path: Path) -> None:
+    """The names of shards are longer than that of their index."""
+    pytest.importorskip("safetensors", reason="optional extra is not installed")
+    (task,) = batch.tasks_for_models(MODEL, tmp_path / f"m{INDEX}", ["x" * 300])
+    dpnn_bridge.save(task.target, nn.Linear(2, 2))
+    assert max(len(p.name) for p in tmp_path.iterdir()) == 255
+
+
+def test_two_forms_of_a_character_are_two_files(tmp_path: Path) -> None:
+    """Also on a file system on which both are the same name."""
+    tasks = batch.tasks_for_models(MODEL, tmp_path / "m.pt", ["\uac00", "\u1100\u1161"])
+    assert len({unicodedata.normalize("NFC", str(task.target)) for task in tasks}) == 2
 
 
 # ---------------------------------------------------------------------- signals

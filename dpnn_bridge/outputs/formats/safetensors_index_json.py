@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dpnn_bridge.base.json_reader import parse_json
-from dpnn_bridge.base.shards import shard_names
+from dpnn_bridge.base.shards import new_generation, shard_names
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.writing import write_file
 from dpnn_bridge.conversion.deferred import COMPUTED
@@ -60,7 +59,7 @@ class Shards(Format):
         except RuntimeError as error:  # an operation on meta tensors needs their elements
             raise ConversionError(COMPUTED) from error
         shards = _split(safetensors_writer.parts_of(module, content["state_dict"]), max_size)
-        generation = secrets.token_hex(4)
+        generation = new_generation()
         names = shard_names(path, len(shards), generation)
         strings = [safetensors_writer.strings_of(content), *({"format": "pt"} for _ in names[1:])]
         strings = [{**own, "generation": generation} for own in strings]
