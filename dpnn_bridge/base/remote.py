@@ -76,14 +76,26 @@ def input_place(origin: Any) -> Location | None:
 def url_place(url: str) -> str:
     """Return a URL in a form that is equal for equal places, such as ``cached::s3a://a//b`` and ``s3://a/b``.
 
-    Caches are removed, and the scheme is replaced by the class of its file system.
+    Caches are removed, and the scheme is replaced by the class of its file system. Versions of an object have its
+    place, because writing to any of them writes a new one.
     """
     scheme, _, path = url.rpartition("::")[2].partition("://")
+    path = posixpath.normpath(path.lstrip("/"))
+    for part, kept in _SAME_PLACE.get(scheme, ()):
+        path = re.sub(part, kept, path)
     with suppress(ImportError):  # without fsspec, no store can be read or written
         from fsspec.registry import known_implementations
 
         scheme = known_implementations.get(scheme, {}).get("class", scheme)
-    return f"{scheme}://{posixpath.normpath(path.lstrip('/'))}"
+    return f"{scheme}://{path}"
+
+
+#: scheme of a URL -> parts of its path that do not change the place, and what is kept of them: versions of an object,
+#: the default type of a repository and its default branch
+_SAME_PLACE = {
+    **dict.fromkeys(("s3", "s3a"), ((r"\?versionId=.*", ""),)),
+    "hf": ((r"^models/(?=[^/]+/[^/]+/)", ""), (r"^([^@]*)@main/", r"\1/")),
+}
 
 
 def manifest_path(name: str | os.PathLike[str]) -> Path:
@@ -183,7 +195,8 @@ def _chunks(url: str) -> Iterator[bytes]:
             return
         import fsspec
 
-        with fsspec.open(url, "rb").open() as source:  # type: ignore[union-attr]
+        opened: Any = fsspec.open(url, "rb")  # without a reference, the archive of zip://a.t7::b.zip would be closed
+        with opened.open() as source:
             while chunk := source.read(_CHUNK):
                 yield chunk
     except T7Error:

@@ -279,10 +279,27 @@ def test_an_input_in_a_store_stays() -> None:
         dpnn_bridge.convert(source, source, force=True)
 
 
-@pytest.mark.parametrize("same", ["s3a://b/x.t7", "s3:///b//x.t7", "filecache::s3://b/./x.t7"])
+@pytest.mark.parametrize(
+    "same",
+    [
+        "s3a://b/x.t7",
+        "s3:///b//x.t7",
+        "filecache::s3://b/./x.t7",
+        "s3://b/x.t7?versionId=1",
+        "s3a://b//x.t7?versionId=",
+    ],
+)
 def test_one_place_in_a_store_has_several_addresses(same: str) -> None:
     pytest.importorskip("fsspec", reason="optional extra is not installed")
     assert url_place(same) == url_place("s3://b/x.t7") != url_place("s3://b/y.t7")
+
+
+@pytest.mark.parametrize(
+    "same", ["hf://models/u/r/a@b/x.t7", "hf://u/r@main/a@b/x.t7", "hf://models/u/r@main/a@b/x.t7"]
+)
+def test_one_place_in_a_repository_has_several_addresses(same: str) -> None:
+    others = ("hf://u/r@v1/a@b/x.t7", "hf://datasets/u/r/a@b/x.t7", "hf://u/r/a@main/x.t7", "hf://u/r/a/x.t7")
+    assert url_place(same) == url_place("hf://u/r/a@b/x.t7") not in map(url_place, others)
 
 
 @pytest.mark.parametrize("store", [False, True], ids=["local", "a store"])

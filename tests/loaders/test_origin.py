@@ -82,6 +82,14 @@ def test_converted_files_too(suffix: str, tmp_path: Path) -> None:
         assert isinstance(dpnn_bridge.load(value), torch.nn.Sequential)
 
 
+def test_an_address_in_an_archive(tmp_path: Path) -> None:
+    """Its file system closed the archive as soon as nobody referred to the open file of fsspec."""
+    pytest.importorskip("fsspec")
+    (tmp_path / "a.zip").write_bytes(zipped("README", "a.t7", "b.t7"))
+    for _ in range(2):
+        assert isinstance(dpnn_bridge.load(f"zip://b.t7::{(tmp_path / 'a.zip').as_uri()}"), torch.nn.Sequential)
+
+
 def test_addresses() -> None:
     fsspec = pytest.importorskip("fsspec")
     with fsspec.open("memory://zoo/model.t7.gz", "wb") as file:
