@@ -18,6 +18,12 @@ def make_picklable(module: nn.Module) -> None:
     type(module).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
+def parametrizations(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return each module of a parametrization in a model -> the layer whose tensor it computes."""
+    layers = [m for m in model.modules() if parametrize.is_parametrized(m)]
+    return {part: layer for layer in layers for part in layer.parametrizations.modules()}  # type: ignore[union-attr]
+
+
 def weight_hooks(module: nn.Module) -> list[Any]:
     """Return the hooks that compute a weight of a module: pruning, and the older weight norm and spectral norm."""
     hooks = module._forward_pre_hooks.values()

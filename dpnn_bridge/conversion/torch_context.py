@@ -23,6 +23,7 @@ from dpnn_bridge.conversion.in_lua import share_parameters
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.parametrized import parametrizations
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy, distinct_elements, private_copy
@@ -277,7 +278,7 @@ class TorchConversion(TorchContext):
                     self.to_torch(value, *keys, key)
 
     def finish(self) -> None:
-        """Finish the conversion: tie overlapping parameters.
+        """Finish the conversion: tie overlapping parameters, and set the modes of parametrizations.
 
         Raises:
             UnsupportedClassError: there are unknown classes, and ``allow_unsupported`` is false.
@@ -286,6 +287,8 @@ class TorchConversion(TorchContext):
             raise UnsupportedClassError(list(self._unsupported.values()))
         self.report.unsupported = list(self._unsupported.values())
         self.sharing.tie(self._roots)
+        for part, layer in parametrizations(nn.ModuleList(self._roots)).items():
+            part.training = layer.training
 
     # ------------------------------------------------------------------ tensors
     def assign(self, module: nn.Module, spec: Field, name: str, obj: LuaObject) -> None:

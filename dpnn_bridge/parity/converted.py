@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -31,7 +32,7 @@ from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.exported import NOTE, loaded
-from dpnn_bridge.parity.folded import compare_folded
+from dpnn_bridge.parity.folded import compare_elements, compare_folded
 from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
 from dpnn_bridge.parity.renamed import RenamedTensors
 from dpnn_bridge.parity.subject import Subject
@@ -90,6 +91,7 @@ def compare_converted(
         result.whole.append(Difference("classes and settings", 0.0, 0.0))
     if format.program:
         _note_index_base(result, module, path, subject.options)
+    _note_key(result, path)
     if absent:
         names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
         result.notes.append(f"{path.name} lacks the tensors {names}: only the outputs of their layers are compared.")
@@ -111,8 +113,7 @@ def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> lis
 
 def _note_index_base(result: Verification, module: nn.Module, path: Path, options: Options) -> None:
     """Add a note that a file with other results may have been converted with another ``index_base``."""
-    found = [*result.whole, *(d for layer in result.layers for d in layer.converted)]
-    if any(not d.ok and d.name.startswith(("output", "converted")) for d in found) and any(
+    if any(not d.ok and d.name.startswith(("output", "converted")) for d in _comparisons(result)) and any(
         hasattr(m, "index_base") for m in module.modules()
     ):
         other = 1 - options.index_base
@@ -120,6 +121,20 @@ def _note_index_base(result: Verification, module: nn.Module, path: Path, option
             f"Indices start at {options.index_base} in this comparison. If {path.name} was converted with "
             f"index_base={other} (--index-base {other}), pass index_base={other} (--index-base {other}) here too."
         )
+
+
+def _note_key(result: Verification, path: Path) -> None:
+    """Add a note that a file with other layers may have been converted with a key."""
+    found = _comparisons(result)
+    if 2 * sum(math.isinf(d.error) for d in found) > len(found):  # differences of names, classes and shapes
+        result.notes.append(
+            f"Most layers of {path.name} are not layers of MODEL. If {path.name} was converted with a key= (--key), "
+            "pass this key here too."
+        )
+
+
+def _comparisons(result: Verification) -> list[Difference]:
+    return [*result.whole, *(d for layer in result.layers for d in layer.converted)]
 
 
 def _open(
@@ -186,15 +201,16 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
             continue  # Torch7 does not count batches, and no result depends on their number
         layer = layers.of(owner)
         found = written.tensors.get(name)
+        compare = _compare_bits
         if found is None and not written.complete:
-            found = renamed.find(expected)
+            found, compare = renamed.find(expected), _compare_computed
         if found is None:
             if written.complete:
                 layer.converted.append(failed(leaf, "the converted file has no such tensor"))
             elif expected.is_floating_point() and expected.any():  # exporters may omit zeros
                 absent[name] = None
             continue
-        layer.converted.append(_compare_bits(leaf, expected, found))
+        layer.converted.append(compare(leaf, expected, found))
     if not written.complete:
         for name in compare_folded(layers, module, written):
             absent.pop(name, None)
@@ -283,3 +299,13 @@ def _compare_bits(name: str, expected: Tensor, found: Tensor) -> Difference:
         return Difference(name, 0.0, 0.0)
     difference = compare_tensor(name, found, expected, BITS)
     return difference if not difference.ok else failed(name, "signs of zeros or NaNs differ")
+
+
+def _compare_computed(name: str, expected: Tensor, found: Tensor) -> Difference:
+    """Compare a tensor that an exporter may have computed, such as the weights of a weight normalization."""
+    difference = _compare_bits(name, expected, found)
+    if difference.ok or not expected.is_floating_point():
+        return difference
+    exact = expected.detach().cpu().double()
+    rounded = compare_elements(name, found, exact, exact.abs())
+    return rounded if rounded.ok else difference

@@ -13,7 +13,7 @@ from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.outputs.written import Written
 from dpnn_bridge.parity.layer_results import NamedLayers, failed
 
-#: accepted difference of folded weights, in units in the last place of the largest term
+#: accepted difference of weights that an exporter computed, in units in the last place of the largest term
 FOLDED_UNITS = 16
 
 
@@ -48,7 +48,7 @@ def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> 
         for norm in (n for n in names[at:] + names[:at] if n in missing and missing[n].num_features == channels):
             suffix = f"with {layers.of(norm).path} folded in"
             folded = _folded(first, missing[norm]).items()
-            compared = [_compare_elements(f"{k} {suffix}", t, *e) for k, e in folded if (t := in_file[k]) is not None]
+            compared = [compare_elements(f"{k} {suffix}", t, *e) for k, e in folded if (t := in_file[k]) is not None]
             if compared:
                 found[norm] = compared
             if compared and all(d.ok for d in compared):
@@ -95,7 +95,7 @@ def _folded(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> dict[str
     return {leaf: (e.detach(), t.detach()) for leaf, e, t in zip(("weight", "bias"), exact, terms, strict=True)}
 
 
-def _compare_elements(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
+def compare_elements(name: str, found: Tensor, expected: Tensor, size: Tensor) -> Difference:
     """Compare each element separately, relative to the sum of the absolute values of its terms, ``size``."""
     if found.shape != expected.shape:
         return failed(name, f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")

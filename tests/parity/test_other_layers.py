@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from formula import linear, lua, random
 from torch import nn
 
 import dpnn_bridge
@@ -195,3 +198,45 @@ def test_every_error_of_an_export_with_assumed_dimensions_is_an_error_of_the_con
     monkeypatch.setattr(conversion, "unshared", fail)
     with pytest.raises(ConversionError, match="converting: AttributeError: no such attribute"):
         conversion.to_lua_assuming(nn.Tanh(), 2)
+
+
+NAMED = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), act=nn.SiLU(), flat=nn.Flatten()))
+
+
+def test_weights_with_other_names_are_compared_in_their_order(tmp_path: Path) -> None:
+    for suffix in (".t7", ".npz"):
+        dpnn_bridge.save(tmp_path / f"net{suffix}", NAMED)
+    result = verify(tmp_path / "net.t7", converted=tmp_path / "net.npz")
+    assert result.verdict is Verdict.EQUAL
+    assert "in their order" in " ".join(result.notes)
+    arrays = dict(np.load(tmp_path / "net.npz"))
+    arrays["norm.running_mean"][0] += 1e-3
+    np.savez(tmp_path / "net.npz", **arrays)
+    assert [m[:13] for m in messages(verify(tmp_path / "net.t7", converted=tmp_path / "net.npz"))] == ["running_mean:"]
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".npz"])
+def test_a_file_converted_with_a_key_is_compared_with_this_key(suffix: str, tmp_path: Path) -> None:
+    model = dpnn_bridge.to_lua(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Sequential(nn.Linear(2, 4))))
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    inner, file = "modules[3]", tmp_path / f"inner{suffix}"
+    dpnn_bridge.convert(tmp_path / "model.t7", file, key=inner)
+    assert verify(tmp_path / "model.t7", converted=file, key=inner).verdict is Verdict.EQUAL
+    if suffix == ".py":
+        with pytest.raises(VerificationError, match="pass this key"):
+            verify(tmp_path / "model.t7", converted=file)
+    else:
+        result = verify(tmp_path / "model.t7", converted=file)
+        assert result.verdict is Verdict.DIFFERENT
+        assert "pass this key" in " ".join(result.notes)
+
+
+def test_a_weight_norm_of_torch7_is_no_layer_of_pytorch_and_has_the_mode_of_its_layer(tmp_path: Path) -> None:
+    norm = lua("nn.WeightNorm", linear(4, 3), v=random(3, 4), g=random(3, 1), bias=random(3), outputDim=1)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", dpnn_bridge.to_torch(norm).eval())
+    dpnn_bridge.convert(tmp_path / "model.t7", tmp_path / "model.pt")
+    for names in (("model.t7", "model.pt"), ("model.pt", "model.t7")):
+        result = verify(*(tmp_path / name for name in names))
+        assert result.verdict is Verdict.EQUAL
+        assert NOTE not in " ".join(result.notes)
+    assert not any(m.training for m in dpnn_bridge.load(tmp_path / "model.pt").modules())

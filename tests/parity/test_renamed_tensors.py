@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.outputs.written import Written
+from dpnn_bridge.parity.converted import _compare_tensors
 from dpnn_bridge.parity.folded import _folded, compare_folded
 from dpnn_bridge.parity.layer_results import NamedLayers, failed
 from dpnn_bridge.parity.layers import tree
@@ -128,3 +129,16 @@ def test_more_folded_layers_take_time_for_each_alone() -> None:
     calls(1)  # imports
     few = calls(4)
     assert calls(8) < 2.5 * few
+
+
+@pytest.mark.parametrize(("change", "equal"), [(0, True), (4, True), (1000, False)])
+def test_a_weight_that_an_exporter_computed_may_be_rounded(change: int, equal: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(5, 6)
+    computed = net.weight.detach().clone()
+    computed[0] *= 1 + change * torch.finfo(torch.float32).eps
+    result = Verification("", "", "", "", "", "eval", "cpu", "")
+    result.layers = [Layer(n.path, n.depth, "", "", 0) for n in tree(net)]
+    written = Written({"bias": net.bias}, renamed=(computed,), complete=False)
+    assert not _compare_tensors(NamedLayers(result, net), net, written)
+    assert [d.ok for layer in result.layers for d in layer.converted if d.name == "weight"] == [equal]

@@ -98,7 +98,11 @@ class Npz(Format):
             return archive.comment.decode() or None
 
     def open(self, path: Path, module: nn.Module, key: str = "") -> Written:
-        """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read."""
+        """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read.
+
+        Layers of PyTorch have other names if the model was exported to Torch7. If no name is equal, the arrays have
+        the order of the model's tensors.
+        """
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
         with open_archive(path) as archive:
@@ -108,10 +112,11 @@ class Npz(Format):
             if len(entries) > len(expected) + _MAX_OTHERS:
                 found = f"contains {len(entries):,} arrays, and the model has {len(expected):,} tensors"
                 raise VerificationError(f"{path}: {found}; it was converted from another model")
-            for entry in entries:
+            names = [e.filename.removesuffix(".npy").removeprefix(prefix) for e in entries]
+            renamed = len(names) == len(expected) and expected.keys().isdisjoint(names)
+            for entry, name in zip(entries, expected if renamed else names, strict=True):
                 if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                     raise T7FormatError(f"{shortened(entry.filename)} has a compression method that numpy does not use")
-                name = entry.filename.removesuffix(".npy").removeprefix(prefix)
                 if name in tensors:  # a small file may list a large array many times
                     raise T7FormatError(f"it contains {shortened(name)} twice")
                 with archive.open(entry) as file:
@@ -120,7 +125,10 @@ class Npz(Format):
                         tensors[name] = torch.from_numpy(header.elements(file))
                     else:
                         tensors[name] = torch.from_numpy(np.zeros((), header.dtype)).expand(header.shape)
-        return Written(tensors, note="contains weights and no layers")
+        note = "contains weights and no layers"
+        if renamed:
+            note += ", and no name of a tensor of MODEL; its arrays were compared in their order"
+        return Written(tensors, note=note)
 
     def same_content(self, one: Path, other: Path) -> bool:
         """Return whether two files contain equal arrays, in any order; a compressed file is no output."""

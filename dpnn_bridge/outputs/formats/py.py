@@ -103,7 +103,8 @@ class Py(Format):
                 built = runpy.run_path(str(path))["build"]()
                 _load_weights(built, module.state_dict())
         except (Exception, SystemExit) as e:
-            raise VerificationError(f"{path} does not build this model: {_reason(e)}") from e
+            key = "; if it was converted with a key= (--key), pass this key" if isinstance(e, _OtherNamesError) else ""
+            raise VerificationError(f"{path} does not build this model: {_reason(e)}{key}") from e
         names = {id(m): name for name, m in module.named_modules()}
         program = Program(module, ExportContext())
         pairs = program.pairs(built, path)
