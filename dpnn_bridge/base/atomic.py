@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import site
 import stat
 import sys
 import tempfile
@@ -71,10 +72,8 @@ def _file_of(module: Any) -> Any:
 @cache
 def _installed() -> tuple[str, ...]:
     """Return the folders of Python and of installed packages. ``sys.prefix`` may be the folder of a project."""
-    import sysconfig  # not needed by most calls
-
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple(os.path.join(sysconfig.get_path(name), "") for name in names)
+    folders = [os.path.dirname(os.__file__), *site.getsitepackages()]
+    return tuple(os.path.join(folder, "") for folder in folders if folder != sys.prefix)  # which Windows lists too
 
 
 def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
