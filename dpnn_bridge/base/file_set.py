@@ -1,10 +1,14 @@
-"""Recognize a file of a set by its identity, under any name or link."""
+"""Recognize files under several names or links: a file of a set, and two names of one file."""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
+
+from dpnn_bridge.base.folders import temporary_folder
 
 StrPath = str | os.PathLike[str]
 
@@ -44,3 +48,41 @@ class FileSet:
                 if os.path.samestat(status, os.stat(same)):
                     return same
         return self._by_path.get(os.path.realpath(path))
+
+
+def folded(name: str) -> str:
+    """Return a text that is equal for all names of one file, also if the file system ignores case or Unicode forms."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def find_same(files: Iterable[Path]) -> tuple[Path, Path] | None:
+    """Return two paths that name one file, which need not exist yet, or None.
+
+    Args:
+        files: Paths; links to folders are followed, and links to files are not.
+    """
+    by_name: dict[str, dict[str, Path]] = {}
+    for file in files:
+        path = os.path.join(os.path.realpath(file.parent), file.name)
+        similar = by_name.setdefault(folded(path), {})
+        if path in similar:
+            return similar[path], file
+        similar[path] = file
+    pairs = (_find_same_name(similar) for similar in by_name.values() if len(similar) > 1)
+    return next(filter(None, pairs), None)
+
+
+def _find_same_name(similar: dict[str, Path]) -> tuple[Path, Path] | None:
+    """Create files of these names in a temporary folder: only the file system knows which names are equal there."""
+    common = Path(os.path.commonpath(map(os.path.dirname, similar)))
+    existing = next((folder for folder in (common, *common.parents) if folder.is_dir()), common)
+    with suppress(OSError), temporary_folder(existing) as temporary:
+        created: dict[Path, Path] = {}
+        for path, file in similar.items():
+            name = temporary / os.path.relpath(path, common)
+            if name.exists():
+                return next(first for other, first in created.items() if other.samefile(name)), file
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.touch()
+            created[name] = file
+    return None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import check_output
-from dpnn_bridge.base.file_set import FileSet
+from dpnn_bridge.base.file_set import FileSet, folded
 from dpnn_bridge.base.remote import (
     Location,
     absolute,
@@ -93,11 +92,11 @@ def tasks_for_models(source: Location, target: Location, keys: Sequence[str]) ->
     for key in keys:
         available = LONGEST_NAME - len(os.fsencode(f"{stem}.{longest}"))
         name = _file_name(key, available)
-        first = _folded(name)
-        while _folded(name) in tasks:
+        first = folded(name)
+        while folded(name) in tasks:
             number = last[first] = last.get(first, 1) + 1
             name = f"{_file_name(key, available - len(str(number)) - 1)}-{number}"
-        tasks[_folded(name)] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
+        tasks[folded(name)] = Task(source, beside(target, f"{stem}.{name}{suffix}"), key)
     _check_targets([task.target for task in tasks.values()], [source])
     return list(tasks.values())
 
@@ -126,11 +125,6 @@ def _check_targets(targets: Iterable[Location], sources: Sequence[Location]) -> 
     for target in targets:
         if url_place(target) in inputs.urls if isinstance(target, str) else os.path.isfile(target):
             check_output(target, True, inputs)
-
-
-def _folded(name: str) -> str:
-    """Return a name that is equal for names of one file on a file system that ignores case or Unicode's forms."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _file_name(key: str, max_bytes: int) -> str:

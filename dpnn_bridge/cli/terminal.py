@@ -25,7 +25,7 @@ from click.core import ParameterSource
 from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
-from dpnn_bridge.base.file_set import FileSet
+from dpnn_bridge.base.file_set import FileSet, find_same
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.remote import input_place, location_of
 from dpnn_bridge.base.shards import shards_of
@@ -286,7 +286,7 @@ def protect_inputs(*inputs: Any) -> None:
 
 
 def check_distinct(*outputs: Any) -> None:
-    """Raise an error if two outputs of a command are the same file, also through links to folders.
+    """Raise an error if two outputs of a command are the same file, also through links to folders or in other case.
 
     Args:
         *outputs: Local files, a manifest without links, because lines are appended to their targets; None, ``-`` and
@@ -295,13 +295,9 @@ def check_distinct(*outputs: Any) -> None:
     Raises:
         UsageError: Two outputs are the same file.
     """
-    outputs_by_path: dict[str, Path] = {}
-    for output in outputs:
-        if isinstance(output, Path):
-            path = os.path.normcase(os.path.join(os.path.realpath(output.parent), output.name))
-            if path in outputs_by_path:
-                raise click.UsageError(f"two outputs are the same file: {outputs_by_path[path]} and {output}")
-            outputs_by_path[path] = output
+    same = find_same(output for output in outputs if isinstance(output, Path))
+    if same is not None:
+        raise click.UsageError(f"two outputs are the same file: {same[0]} and {same[1]}")
 
 
 def accept_only(form: str, *names: str) -> None:

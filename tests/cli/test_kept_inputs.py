@@ -19,6 +19,7 @@ import dpnn_bridge
 from dpnn_bridge import batch
 from dpnn_bridge.__main__ import main
 from dpnn_bridge.base import atomic
+from dpnn_bridge.base.file_set import find_same
 from dpnn_bridge.base.remote import url_place
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
@@ -349,6 +350,21 @@ def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypa
     assert result.exit_code == 2, result.output
     assert "two outputs are the same file" in result.stderr
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["linked", "log.jsonl", "model.t7", "new"]
+
+
+def test_two_outputs_are_one_file_if_the_file_system_ignores_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third = tmp_path / "new/Model.pt", tmp_path / "new/model.pt", tmp_path / "new/m.pt"
+    (tmp_path / "A").touch()
+    ignores_case = (tmp_path / "a").exists()
+    assert find_same([one, third, other]) == ((one, other) if ignores_case else None)
+    lower = lambda path: str(path).lower()  # noqa: E731
+    monkeypatch.setattr(Path, "samefile", lambda a, b: lower(a) == lower(b))
+    monkeypatch.setattr(Path, "exists", lambda path: lower(path) in map(lower, path.parent.iterdir()))
+    assert find_same([one, third, other]) == (one, other)
+    assert find_same([one, third]) is None
+    assert [p.name for p in tmp_path.iterdir()] == ["A"]
 
 
 def test_a_worker_replaces_no_program_that_it_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
