@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -34,19 +34,23 @@ STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
 STEPS_PER_OPERATION = 1 << 17
 #: steps of each returned view, and of each call of a module
 STEPS_PER_VIEW = 1 << 15
+#: steps of each value in the nested lists with which a module is called; a list that occurs twice counts twice
+STEPS_PER_VALUE = 1 << 10
 
 #: operations whose results are about as large as their inputs, or smaller
 _NO_LARGER_NAMES = """
     cat stack copy clone _to_copy zeros_like ones_like empty_like full_like rand_like randn_like _unsafe_view
     _reshape_alias _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data native_batch_norm
     _native_batch_norm_legit _native_batch_norm_legit_no_training native_dropout native_layer_norm gather sort
-    topk max min argmax argmin cumsum masked_select scatter scatter_add index_add index_copy index_put tril triu
-    flip roll nll_loss_forward nll_loss2d_forward nonzero _unique2 _local_scalar_dense scalar_tensor
+    topk max min argmax argmin cumsum scatter scatter_add index_add index_copy index_put tril triu
+    flip roll nll_loss_forward nll_loss2d_forward _unique2 _local_scalar_dense scalar_tensor
 """
 _NO_LARGER = frozenset(_NO_LARGER_NAMES.split())
+#: operations of these that also return an index for each element
+_INDEXING = frozenset(["sort", "topk", "max", "min", "argmax", "argmin", "_unique2"])
 #: pointwise operations that broadcast their inputs and lack the tag ``pointwise``
 _BROADCASTING_NAMES = """
-    floor_divide mse_loss smooth_l1_loss huber_loss binary_cross_entropy where lerp addcmul
+    floor_divide mse_loss smooth_l1_loss huber_loss binary_cross_entropy where lerp addcmul masked_select
 """
 _BROADCASTING = frozenset(_BROADCASTING_NAMES.split())
 #: operations that create a tensor from sizes
@@ -149,14 +153,14 @@ class OperationMeter(EagerMode):
             return OperationCost(created * _itemsize(tensors), 0, created)
         read = sum(t.numel() for t in tensors)
         if kind is Kind.NO_LARGER:
-            return OperationCost(read * _itemsize(tensors), 0, read)
+            size = max(_itemsize(tensors), _dtype_size(kwargs)) + 8 * (func.overloadpacket.__name__ in _INDEXING)
+            return OperationCost(read * size, 0, read)
         if kind is Kind.IN_PLACE:
             return OperationCost(0, 0, read)
         formula = _FORMULAS.get(func.overloadpacket.__name__)
         if formula is not None:
             created, products = formula(args)
-            size = kwargs["dtype"].itemsize if isinstance(kwargs.get("dtype"), torch.dtype) else _itemsize(tensors)
-            return OperationCost(created * size, 0, read + created + products)
+            return OperationCost(created * (_dtype_size(kwargs) or _itemsize(tensors)), 0, read + created + products)
         key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
         if key not in self._known:
             self._known[key] = _predicted(func, args, kwargs)
@@ -184,9 +188,16 @@ class ResourceLimitMode(OperationMeter):
         self._calls.remove()
         super().__exit__(*error)
 
-    def _called(self, *_: Any) -> None:
-        if threading.get_ident() == self._thread:  # the hook is global to all threads
-            self.take(OperationCost(0, 0, STEPS_PER_VIEW))
+    def _called(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        if threading.get_ident() != self._thread:  # the hook is global to all threads
+            return
+        self.take(OperationCost(0, 0, STEPS_PER_VIEW))
+        nested: list[Any] = list(args)  # lists that contain lists twice at every level have no end
+        while nested:
+            value = nested.pop()
+            if isinstance(value, (list, tuple, dict)):
+                self.take(OperationCost(0, 0, len(value) * STEPS_PER_VALUE))
+                nested.extend(value.values() if isinstance(value, dict) else value)
 
     def take(self, cost: OperationCost) -> None:
         self._bytes -= cost.kept
@@ -212,7 +223,8 @@ def _kind(func: Any) -> Kind:
     name = func.overloadpacket.__name__
     in_place = name.endswith("_") and func._schema.is_mutable and "resize" not in name
     # the gradient of an input has the input's size, unless an argument specifies the size
-    gradient = name.endswith("_backward") and not any("size" in a.name for a in func._schema.arguments)
+    sizes = ("size", "num_weights")
+    gradient = name.endswith("_backward") and not any(s in a.name for a in func._schema.arguments for s in sizes)
     if func.is_view:
         kind = Kind.VIEW
     elif in_place:
@@ -259,8 +271,14 @@ def _is_on_meta(args: Any, kwargs: Any) -> bool:
 
 
 def _itemsize(tensors: list[Tensor]) -> int:
-    """Return the largest size of an element in bytes."""
-    return max([t.itemsize for t in tensors], default=8)
+    """Return the largest size of an element in bytes; an operation on integers may return 8 bytes for each."""
+    return max([t.itemsize if t.is_floating_point() else 8 for t in tensors], default=8)
+
+
+def _dtype_size(kwargs: Any) -> int:
+    """Return the bytes of an element of the ``dtype`` in the keyword arguments of an operation, or 0."""
+    dtype = kwargs.get("dtype")
+    return dtype.itemsize if isinstance(dtype, torch.dtype) else 0
 
 
 def _broadcast(tensors: list[Tensor]) -> int:

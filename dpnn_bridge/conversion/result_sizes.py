@@ -1,10 +1,11 @@
-"""Compute the sizes of the results of convolutions and poolings from their arguments.
+"""Compute the sizes of the results of convolutions, poolings and other operations from their arguments.
 
 PyTorch's meta device computes these sizes too, but it imports SymPy, which takes most of the time of a small command.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -100,10 +101,30 @@ def _as_input(_gradient: Tensor, value: Tensor, *_: Any) -> Tensor:
     return _meta(value, value.shape)
 
 
+def _recurrent_layer(value: Tensor, weight: Tensor, recurrent: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    """Return the sizes of the results of ``mkldnn_rnn_layer``; the last one is for the backward pass."""
+    steps, count = math.prod(value.shape[:2]), recurrent.shape[1]
+    state = _meta(value, (value.shape[1], count))
+    # measured: at most 16 numbers for each input or output of a step, whichever are more, in blocks of 16
+    workspace = steps * 16 * -(-max(weight.shape[1], count) // 16) * 16 if others[-1] else 0
+    return _meta(value, (*value.shape[:2], count)), state, state, _meta(value, (workspace,))
+
+
+def _embedding_backward(gradient: Tensor, _indices: Tensor, count: int, *_: Any) -> Tensor:
+    return _meta(gradient, (count, gradient.shape[-1]))
+
+
+def _positions(value: Tensor) -> Tensor:
+    return _meta(value, (value.numel(), value.dim()), torch.int64)
+
+
 #: name of an operation -> function of its arguments that returns meta tensors with the sizes of its results
 RESULTS: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
+    "mkldnn_rnn_layer": _recurrent_layer,
+    "embedding_dense_backward": _embedding_backward,
+    "nonzero": _positions,
 }
 for _count in (2, 3):
     RESULTS[f"max_pool{_count}d_with_indices"] = partial(_max_pooling, _count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import resource
 import subprocess
@@ -171,6 +172,11 @@ def test_the_gradients_of_a_layer_are_bounded() -> None:
         first.backward()
 
 
+def _embedding_gradient(rows: int) -> torch.Tensor:
+    indices = torch.zeros(1, dtype=torch.int64)
+    return torch.ops.aten.embedding_dense_backward(torch.zeros(1, 1), indices, rows, -1, False)
+
+
 @pytest.mark.parametrize(
     ("text", "call"),
     [
@@ -188,6 +194,12 @@ def test_the_gradients_of_a_layer_are_bounded() -> None:
         ("MiB of results", lambda: nn.functional.pad(torch.zeros(1, 1, 1), (1 << 30, 0))),
         ("MiB of results", lambda: torch.zeros(9000, 1) @ torch.zeros(1, 9000)),
         ("MiB of results", lambda: torch.zeros(1).expand(1 << 40).sum()),
+        ("MiB of results", lambda: torch.zeros(9000, 1).masked_select(torch.ones(1, 9000, dtype=torch.bool))),
+        ("MiB of results", lambda: torch.zeros(1, dtype=torch.uint8).expand(1 << 25).double()),
+        ("MiB of results", lambda: torch.zeros(1).expand(1 << 23).sort()),
+        ("MiB of results", lambda: torch.zeros((1,) * 8).expand(1 << 21, *(1,) * 7).nonzero()),
+        ("MiB of results", lambda: nn.LSTM(1, 1)(torch.zeros(1 << 17, 1, 1))),
+        ("MiB of results", lambda: _embedding_gradient(1 << 25)),
         ("steps", lambda: nn.functional.max_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
         ("steps", lambda: nn.functional.avg_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
         ("steps", lambda: torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)),
@@ -197,6 +209,7 @@ def test_the_gradients_of_a_layer_are_bounded() -> None:
         ("steps", lambda: [torch.zeros(1)[0] for _ in range(1 << 20)]),
         ("steps", lambda: [nn.Identity()(None) for _ in range(1 << 20)]),
         ("steps", lambda: [torch.tanh(torch.zeros(1)) for _ in range(1 << 20)]),
+        ("steps", lambda: nn.Identity()(functools.reduce(lambda value, _: [value, value], range(60), []))),
         ("of results|steps", lambda: torch.conv2d(torch.zeros(1, 1, 2000, 2000), torch.zeros(1, 1, 1000, 1000))),
     ],
 )
