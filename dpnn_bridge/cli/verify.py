@@ -319,6 +319,7 @@ def _verify_manifest(request: Request) -> None:
         for checked in check_manifest(request.model, jobs=request.jobs, executor=executor, **settings):
             done.append(checked)
             progress(f"{len(done)} files checked")
+    protect_inputs(*(file for c in done for file in (c.source, c.target)))  # from what follows on stdout
     done.sort(key=lambda c: c.target)
     failed = [c for c in done if not c.ok]
     counts = dict(sorted(Counter(c.verdict for c in done).items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import uuid
@@ -237,6 +238,7 @@ def test_an_input_named_by_an_address_stays(address: str, tmp_path: Path) -> Non
         "inspect a.t7",
         "verify a.t7 --json",
         "verify m.jsonl",
+        "verify n.jsonl",
         "convert --out-dir . ./a.t7 --force --to t7",
     ],
 )
@@ -247,6 +249,7 @@ def test_an_input_to_which_the_output_is_redirected_stays(
     dpnn_bridge.write_t7("a.t7", nn.Sequential(nn.Linear(2, 2)))
     source = Path("m.jsonl" if "m.jsonl" in words else "a.t7")
     Path("m.jsonl").touch()
+    Path("n.jsonl").write_text(json.dumps({"source": "a.t7", "target": "a.pt", "verdict": "equal"}))
     before = source.read_bytes()
     with open(source, "a") as stdout, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stdout)
