@@ -24,7 +24,7 @@ from dpnn_bridge.conversion.in_lua import link_tensors
 from dpnn_bridge.conversion.lua_values import lua_storage, new_tensor, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import with_current_weights
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.stale import check_settings, is_stock
+from dpnn_bridge.conversion.stale import check_settings
 from dpnn_bridge.conversion.stock import StockLayer, computes_weight
 from dpnn_bridge.conversion.stock_classes import stock_class
 from dpnn_bridge.conversion.ties import tie_of
@@ -161,7 +161,7 @@ class LuaConversion(LuaContext):
             ConversionError: the module has no Lua class, or its own class changes ``forward``.
         """
         new = record_of(module) is None
-        stock = new and not self.compose and is_stock(module)
+        stock = not self.compose and StockLayer.stores(module)
         mapping = StockLayer if stock else registry.mapping_of(module)
         if mapping is lua_class.PlainModule:
             raise ConversionError(

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.base.json_reader import parse_json
-from dpnn_bridge.conversion.fields import Field
+from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, normalize_weight, weight_hooks, weight_norms
-from dpnn_bridge.conversion.stale import arguments_of
+from dpnn_bridge.conversion.stale import arguments_of, is_stock
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject
 
@@ -26,6 +26,11 @@ PREFIX = "pytorch.nn."
 
 class StockLayer(LuaClass):
     """The mapping of layers of ``torch.nn`` without a Lua class and without submodules. Only ``.pt`` files use it."""
+
+    @classmethod
+    def stores(cls, module: nn.Module) -> bool:
+        """Return whether ``.pt`` files store a module by this mapping: a layer that was created in PyTorch."""
+        return record_of(module) is None and is_stock(module)
 
     @classmethod
     def name_of(cls, module: nn.Module) -> str:

@@ -43,14 +43,12 @@ from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY
 from dpnn_bridge.conversion.customized import check_customized
-from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.flat import set_places, stored_places
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.conversion.stale import is_stock
 from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import COPY_AGAIN, ConversionError, T7FormatError
@@ -74,7 +72,7 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     """
     check_customized(module, "a .pt or .safetensors file", complete=True)
     for path, part in module.named_modules():
-        mapping = StockLayer if record_of(part) is None and is_stock(part) else mapping_of(part)
+        mapping = StockLayer if StockLayer.stores(part) else mapping_of(part)
         check_parametrizations(part, mapping.fields_of(part).values(), path)
     state_dict = {k: unrepeated(v.detach()) for k, v in module.state_dict().items()}
     ctx = LuaConversion(gradients=False, compose=False)
