@@ -23,6 +23,7 @@ import torch
 if sys.platform == "win32":
     raise ImportError("the process of a Lua sandbox needs Linux or macOS")
 
+from dpnn_bridge.conversion.registry import ZOO, discover
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
@@ -92,6 +93,7 @@ def _import_all() -> None:
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not info.name.endswith("confined"):
                 importlib.import_module(info.name)
+    discover(ZOO)
 
 
 def _no_value(value: Any) -> Any:

@@ -153,6 +153,14 @@ def test_packages_of_the_bridge_are_there(shared: LuaBridge) -> None:
     assert shared.execute("return type(require 'xlua'), require('bit32').band(6, 3)") == ("table", 2)
 
 
+def test_a_layer_that_is_converted_inside_imports_nothing(shared: LuaBridge) -> None:
+    """The files of the package cannot be opened any more."""
+    code = "local m = nn.Sequential():add(nn.BatchNormalization(2)) return m:backward(torch.ones(3, 2), m:forward(...))"
+    assert shared.execute(f"require 'nn' {code}", torch.ones(3, 2, dtype=torch.float64)).shape == (3, 2)
+    with pytest.raises(LuaBridgeError, match="attempt to call field 'NoSuch'"):
+        shared.execute("nn.NoSuch()")
+
+
 def test_no_object_of_python_is_reachable(shared: LuaBridge) -> None:
     found = shared.execute("""
         local seen, found = {}, {}

@@ -70,7 +70,7 @@ function require(name)
       local path, text = source(name)
       if path then loader = assert(load_text(text, '@' .. path)) else loader = bridge.packages[name] end
    end
-   if not loader then error("module '" .. name .. "' not found: a sandbox can only load files in lua_path", 2) end
+   if not loader then error("module '" .. name .. "' not found: a sandbox can only load files in lua_path and beside the Lua file", 2) end
    loaded[name] = true  -- for files that require each other
    local ok, value = clean(protected(loader, name))
    if not ok then
