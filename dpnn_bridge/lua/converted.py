@@ -190,7 +190,10 @@ class ConvertedModules:
         return handle if isinstance(handle, Tensor) and handle.numel == value.size > 0 else None
 
     def _tensors(self, live: Any, inert: LuaObject | LuaTable) -> Iterator[tuple[Any, Any, LuaTensor]]:
-        """Yield the Lua object, the key and the value of each tensor field of ``inert``."""
+        """Yield the Lua object, the key and the value of each tensor field of ``inert``.
+
+        Where ``live`` has a tensor and ``inert`` a table, as in ``gradInput`` of SeqLSTM, no tensors correspond.
+        """
         pending, seen = [(live, inert)], set[int]()
         while pending:
             live, inert = pending.pop()
@@ -200,8 +203,10 @@ class ConvertedModules:
             for key, value in inert.items():
                 if isinstance(value, LuaTensor):
                     yield live, key, value
-                elif isinstance(value, (LuaObject, LuaTable)) and (target := live[key]) is not None:
-                    pending.append((target, value))
+                elif isinstance(value, (LuaObject, LuaTable)):
+                    target = live[key]
+                    if target is not None and self.runtime.bridge["handle"](target) is None:
+                        pending.append((target, value))
 
     def _module(self, obj: Any, name: str) -> nn.Module:
         """Convert the object in its current state."""

@@ -101,6 +101,15 @@ def test_a_class_runs_in_lua_as_in_torch7(entry: dict[str, Any], derived: bool) 
     assert [d.message for d in found if not d.ok] == []
 
 
+@pytest.mark.parametrize("name", ["SeqLSTM__batchfirst", "Padding__rnn_right"])
+def test_a_backward_whose_gradients_are_no_plain_tensors(name: str) -> None:
+    """SeqLSTM keeps a table as gradInput while Lua has a tensor; the gradient of rnn's Padding is its input."""
+    (entry,) = [e for e in manifest(set="rnn") if e["name"] == f"{name}__double_train" and "head" in e["file"]]
+    fixture = read_t7(FIXTURES / entry["file"])
+    _, gradient, *_ = BRIDGE.call(RUN, fixture["module"], fixture["input"], fixture["gradOutput"])
+    torch.testing.assert_close(gradient, to_value(fixture["gradInput"]))
+
+
 def test_an_object_keeps_the_version_of_its_fields() -> None:
     """A VolumetricMaxPooling of version 1 has no ceil_mode, whatever its fields say."""
     entries = {e["name"]: e for e in manifest(**{"class": "nn.VolumetricMaxPooling", "set": "nn"})}

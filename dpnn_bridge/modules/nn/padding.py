@@ -115,7 +115,7 @@ class _InputAsGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return ctx.saved_tensors[0], None
+        return ctx.saved_tensors[0].clone(), None
 
 
 @lua_class("nn.Padding")
