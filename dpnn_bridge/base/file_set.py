@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from dpnn_bridge.base.folders import temporary_folder
@@ -59,30 +60,43 @@ def find_same(files: Iterable[Path]) -> tuple[Path, Path] | None:
     """Return two paths that name one file, which need not exist yet, or None.
 
     Args:
-        files: Paths; links to folders are followed, and links to files are not.
+        files: Paths. Links to folders are followed, and links to files are not. A folder may be mounted twice.
     """
-    by_name: dict[str, dict[str, Path]] = {}
+    place_of = cache(_place)
+    groups: dict[tuple[object, str], dict[str, Path]] = {}
+    folders: dict[object, Path] = {}
     for file in files:
-        path = os.path.join(os.path.realpath(file.parent), file.name)
-        similar = by_name.setdefault(folded(path), {})
-        if path in similar:
-            return similar[path], file
-        similar[path] = file
-    pairs = (_find_same_name(similar) for similar in by_name.values() if len(similar) > 1)
+        folder, identity, missing = place_of(file.parent)
+        name = os.path.join(missing, file.name)
+        similar = groups.setdefault((identity, folded(name)), {})
+        if name in similar:
+            return similar[name], file
+        similar[name], folders[identity] = file, folder
+    pairs = (_find_same_name(folders[key[0]], similar) for key, similar in groups.items() if len(similar) > 1)
     return next(filter(None, pairs), None)
 
 
-def _find_same_name(similar: dict[str, Path]) -> tuple[Path, Path] | None:
+def _place(parent: Path) -> tuple[Path, object, str]:
+    """Return the existing folder in a path, its identity, and the missing folders of the path, relative to it."""
+    path = Path(os.path.realpath(parent))
+    folder = next((found for found in (path, *path.parents) if found.is_dir()), path)
+    identity: object = folder
+    with suppress(OSError):
+        status = os.stat(folder)
+        if status.st_ino:  # some file systems have no inode numbers
+            identity = status.st_dev, status.st_ino
+    return folder, identity, os.path.relpath(path, folder)
+
+
+def _find_same_name(folder: Path, similar: dict[str, Path]) -> tuple[Path, Path] | None:
     """Create files of these names in a temporary folder: only the file system knows which names are equal there."""
-    common = Path(os.path.commonpath(map(os.path.dirname, similar)))
-    existing = next((folder for folder in (common, *common.parents) if folder.is_dir()), common)
-    with suppress(OSError), temporary_folder(existing) as temporary:
+    with suppress(OSError), temporary_folder(folder) as temporary:
         created: dict[Path, Path] = {}
-        for path, file in similar.items():
-            name = temporary / os.path.relpath(path, common)
-            if name.exists():
-                return next(first for other, first in created.items() if other.samefile(name)), file
-            name.parent.mkdir(parents=True, exist_ok=True)
-            name.touch()
-            created[name] = file
+        for name, file in similar.items():
+            path = temporary / name
+            if path.exists():
+                return next(first for other, first in created.items() if other.samefile(path)), file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            created[path] = file
     return None

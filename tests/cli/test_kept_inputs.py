@@ -358,7 +358,7 @@ def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypa
 def test_two_outputs_are_one_file_if_the_file_system_ignores_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other, third = tmp_path / "new/Model.pt", tmp_path / "new/model.pt", tmp_path / "new/m.pt"
+    one, other, third = tmp_path / "Model.pt", tmp_path / "model.pt", tmp_path / "m.pt"
     (tmp_path / "A").touch()
     ignores_case = (tmp_path / "a").exists()
     assert find_same([one, third, other]) == ((one, other) if ignores_case else None)
@@ -368,6 +368,15 @@ def test_two_outputs_are_one_file_if_the_file_system_ignores_case(
     assert find_same([one, third, other]) == (one, other)
     assert find_same([one, third]) is None
     assert [p.name for p in tmp_path.iterdir()] == ["A"]
+
+
+def test_two_outputs_are_one_file_if_a_folder_is_mounted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    monkeypatch.setattr(os.path, "realpath", str)  # so the link seems to be another folder
+    pair = tmp_path / "a/new/m.pt", tmp_path / "b/new/m.pt"
+    assert find_same(pair) == pair
+    assert find_same([pair[0], tmp_path / "b/m.pt"]) is None
 
 
 def test_a_worker_replaces_no_program_that_it_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
