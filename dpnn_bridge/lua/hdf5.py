@@ -24,6 +24,8 @@ _TENSOR_TYPES = {
 }
 #: limits for one path: soft links, as in HDF5, and groups
 _MAX_LINKS, _MAX_GROUPS = 16, 200
+#: a name in a group takes at least these bytes of the file
+_NAME_BYTES = 8
 
 
 def _h5py() -> Any:
@@ -120,6 +122,10 @@ class Files:
         """Return the names of a group's children."""
         return self._table([from_system(name) for name in self._find(number, path)])
 
+    def most_names(self, number: float) -> int:
+        """Return more than the number of names in all groups of a file."""
+        return int(self._opened(number).id.get_filesize()) // _NAME_BYTES
+
     def size(self, number: float, path: str) -> Any:
         return self._table(list(self._find(number, path).shape))
 
@@ -183,7 +189,7 @@ class Files:
         return ()
 
     def entries(self) -> dict[str, Callable[..., Any]]:
-        names = ("open", "close", "is_group", "read", "write", "write_part", "append")
+        names = ("open", "close", "is_group", "most_names", "read", "write", "write_part", "append")
         return {name: getattr(self, name) for name in names}
 
     def lists(self) -> dict[str, Callable[..., Any]]:

@@ -37,9 +37,14 @@ function Group:read(name)
    local kind = files.is_group(self._file, path) and hdf5.HDF5Group or hdf5.HDF5DataSet
    return kind(self._file, path)
 end
-function Group:all()
-   local values = {}
-   for _, name in ipairs(files.names(self._file, self._path)) do values[name] = self:read(name):all() end
+function Group:all(left)
+   local values, names = {}, files.names(self._file, self._path)
+   left = left or {count = files.most_names(self._file)}
+   left.count = left.count - #names
+   if left.count < 0 then -- groups that contain groups twice at every level have no end
+      error('hdf5: the groups lead to more names than the file can contain; read parts of it instead of all()')
+   end
+   for _, name in ipairs(names) do values[name] = self:read(name):all(left) end
    return values
 end
 local function store(how)
