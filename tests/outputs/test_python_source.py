@@ -227,6 +227,26 @@ def test_graph_is_written_out(tmp_path: Path) -> None:
     assert sorted(inner.state_dict()) == ["0.left_side.bias", "0.left_side.weight", "0.linear.bias", "0.linear.weight"]
 
 
+def test_elements_of_an_element_are_written_out(tmp_path: Path) -> None:
+    """``linear(a) + b + c`` of the input ``[a, [b, [c, d]]]``: Lua's ``pair:split(2)`` of an input."""
+    nodes = [
+        GraphNode(splits=2),
+        GraphNode((0,), select=1),
+        GraphNode((0,), select=2),
+        GraphNode((2,), splits=2),
+        GraphNode((3,), select=1),
+        GraphNode((3,), select=2),
+        GraphNode((5,), splits=2),
+        GraphNode((6,), select=1),
+        GraphNode((1,), "0"),
+        GraphNode((8, 4, 7), "1"),
+    ]
+    model = GModule(nn.Linear(3, 3), CAddTable(), nodes=nodes, num_inputs=2)
+    a, b, c, d = torch.randn(4, 2, 3)
+    built = rebuilt(model, tmp_path)
+    torch.testing.assert_close(built([a, [b, [c, d]]]), model([a, [b, [c, d]]]), rtol=0, atol=0)
+
+
 def test_a_program_has_no_state_of_the_converter(tmp_path: Path) -> None:
     source = source_of(LookupTable(5, 3, max_norm=1.0), tmp_path)
     assert "return torch.jit.is_tracing()" in source

@@ -264,7 +264,8 @@ class _Forward:
         if value not in self._unpacked:
             return self._variable(value, released)
         parts = [self._parts[value].get(k) for k in range(1, self._sizes[value] + 1)]
-        return ", ".join(self._variable(p, []) if p is not None and p in self._last_use else "_" for p in parts)
+        names = [self._target(p, []) if p is not None and p in self._last_use else "_" for p in parts]
+        return ", ".join(f"({name})" if p in self._unpacked else name for p, name in zip(parts, names, strict=True))
 
     def _variable(self, value: int, released: list[str]) -> str:
         """Choose the variable of a value: the annotation of its node, a released variable, or a new variable."""
