@@ -170,6 +170,24 @@ def test_recurrent_gives_torch7_clones_that_share_storages() -> None:
     assert first[2] is obj["startModule"]
 
 
+@pytest.mark.parametrize("last", [nn.Linear(4, 4), LazyDropout(0.3)])
+def test_clones_for_time_steps_contain_the_same_step_module(last: nn.Module) -> None:
+    """In Torch7 another step module would have another state; its own clones have its dropout masks."""
+    model = Recursor(nn.Sequential(Recursor(nn.Sequential(LazyDropout(0.3), nn.Linear(3, 4))), last))
+    for x in torch.randn(3, 2, 3):
+        model(x)
+    obj = to_lua(model)
+    inner = obj["recurrentModule"]["modules"][1]
+    assert len(inner["sharedClones"]) == 3
+    assert len(obj["sharedClones"]) == (3 if isinstance(last, LazyDropout) else 1)
+    assert all(clone["modules"][1] is inner for clone in obj["sharedClones"].values())
+    both = zip(model.modules(), to_torch(obj).modules(), strict=True)
+    masks = [(m.masks, n.masks) for m, n in both if isinstance(m, LazyDropout) and isinstance(n, LazyDropout)]
+    assert masks
+    assert all(m.keys() == n.keys() == {1, 2, 3} for m, n in masks)
+    assert all(torch.equal(m[step], n[step]) for m, n in masks for step in m)
+
+
 @pytest.mark.parametrize("mode", memory.MODES)
 @pytest.mark.parametrize("training", [True, False])
 def test_sequencer_remembers_as_told(mode: str, training: bool) -> None:

@@ -25,7 +25,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import OptionError, OutputExistsError, VerificationError
 from dpnn_bridge.modules.nn import CAddTable
 from dpnn_bridge.modules.rnn import Recurrence
-from dpnn_bridge.modules.rnn.recurrent import shared_clone
+from dpnn_bridge.modules.rnn.clones import shared_clone
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.verification import headline
 from dpnn_bridge.parity.verify import verify

@@ -12,9 +12,10 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
 from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
-from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent, clone_of, shared_clone
+from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
@@ -18,6 +17,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
+from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.memory import Memory, in_type_of
 from dpnn_bridge.modules.rnn.structure import modules_in
@@ -258,17 +258,17 @@ class AbstractRecurrent(Memory):
         @classmethod
         def fill_masks(cls, module: nn.Module, obj: LuaObject) -> None:
             """Copy the dropout masks of the clones of all time steps."""
+            dropouts = dropouts_in(module)
             for step in {1, *(obj.get("sharedClones") or ())}:
-                for child, child_obj in cls.dropouts_of(module, obj, step):
-                    LazyDropout.Lua.fill_step(child, child_obj, step)
+                for child, child_obj in cls.inside(module, obj, step):
+                    if isinstance(child, LazyDropout) and child in dropouts:
+                        LazyDropout.Lua.fill_step(child, child_obj, step)
 
         @classmethod
-        def dropouts_of(cls, module: nn.Module, obj: Any, step: int) -> Iterator[tuple[LazyDropout, LuaObject]]:
-            """Yield the layers of :func:`dropouts_in`, each with the corresponding Lua object of a time step."""
+        def inside(cls, module: nn.Module, obj: Any, step: int) -> Iterator[tuple[nn.Module, LuaObject]]:
+            """Yield the modules inside ``module``, each with the corresponding Lua object of a time step."""
             for inner, clone in cls.step_modules(module, obj, step):
-                for child, child_obj in paired(inner, clone) if isinstance(clone, LuaObject) else ():
-                    if isinstance(child, LazyDropout):
-                        yield child, child_obj
+                yield from paired(inner, clone) if isinstance(clone, LuaObject) else ()
 
         @classmethod
         def state_from_lua(cls, obj: LuaObject, step: int) -> Any:
@@ -294,13 +294,19 @@ class AbstractRecurrent(Memory):
 
         @classmethod
         def with_clones(cls, fields: dict[str, Any], module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            """Add a clone to ``sharedClones`` for every time step that has its own dropout masks."""
-            clones = fields["sharedClones"]
-            own = {step for d in dropouts_in(module) for step in d.masks.keys() | d.stale}
+            """Add a clone to ``sharedClones`` for every time step that has its own dropout masks.
+
+            Like in Torch7, the clones contain the same step modules, which have clones of their own.
+            """
+            clones, dropouts = fields["sharedClones"], dropouts_in(module)
+            own = {step for d in dropouts for step in d.masks.keys() | d.stale}
+            first = [pair for step in clones for pair in cls.inside(module, fields, step)] if own else []
+            same = {id(obj): obj for child, obj in first if isinstance(child, AbstractRecurrent)}
             for step in sorted({*own, *clones} - {1}):
-                clones.setdefault(step, shared_clone(fields["recurrentModule"]))
-                for child, obj in cls.dropouts_of(module, fields, step):
-                    obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
+                clones.setdefault(step, shared_clone(fields["recurrentModule"], {**same}))
+                for child, obj in cls.inside(module, fields, step):
+                    if isinstance(child, LazyDropout) and child in dropouts:
+                        obj.fields.update(LazyDropout.Lua.step_to_lua(child, step, ctx))
             return fields
 
         @classmethod
@@ -355,34 +361,10 @@ class AbstractRecurrent(Memory):
             return forward
 
 
-def clone_of(obj: Any, step: int) -> LuaObject | None:
-    """Return the clone of a time step; None in files after ``clearState`` or from before March 20, 2015."""
-    clones = obj.get("sharedClones")
-    clone = clones.get(step) if isinstance(clones, LuaTable) else None
-    return clone if isinstance(clone, LuaObject) else None
-
-
 def dropouts_in(module: nn.Module) -> list[LazyDropout]:
-    """Return the dropout layers in ``module`` that keep a mask for each time step."""
-    return [m for m in modules_in(module) if isinstance(m, LazyDropout) and m.p]
-
-
-def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """Copy a Lua object; the tensors of the copy share the storages of the original."""
-    memo = {} if memo is None else memo
-    if id(value) in memo:
-        return memo[id(value)]
-    if isinstance(value, LuaTensor):
-        copy: Any = LuaTensor(value.class_name, value.shape, value.stride, value.offset, value.storage)
-    elif isinstance(value, (LuaObject, LuaTable)):
-        copy = without_entries(value)
-    else:
-        return value
-    memo[id(value)] = copy
-    if isinstance(value, (LuaObject, LuaTable)):
-        for k, v in value.items():
-            copy[shared_clone(k, memo)] = shared_clone(v, memo)
-    return copy
+    """Return the dropout layers that keep a mask for each time step of ``module``, not of a step module inside it."""
+    inside = modules_in(module, AbstractRecurrent)
+    return [m for m in inside if isinstance(m, LazyDropout) and m.p]
 
 
 def state_entry(obj: LuaObject, name: str, step: int) -> Any:
