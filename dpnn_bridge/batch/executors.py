@@ -102,8 +102,10 @@ def _run_until_worker_dies(
 
 
 def _start_worker(jobs: int, reader: Any, disabled_level: int) -> None:
-    """Initialize a worker: ignore interrupts, end with the parent process, use the parent's log level."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initialize a worker: end with the parent process, not at the signals of its terminal; use its log level."""
+    for name in ("SIGINT", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(reader,), daemon=True).start()
     if disabled_level:
         logging.disable(disabled_level)

@@ -21,6 +21,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.batch.executors import workers
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.errors import OptionError, OutputExistsError
 from dpnn_bridge.loaders import read_t7, write_t7
@@ -153,6 +154,13 @@ def test_only_the_file_is_lost_that_kills_its_worker(tmp_path: Path) -> None:
     assert outcomes["bad1"].exit_code == 1
     assert "a worker process died" in outcomes["bad1"].message
     assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+@pytest.mark.usefixtures("forked_workers")
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no signal for a closed terminal")
+def test_workers_leave_the_signals_of_a_terminal_to_their_parent() -> None:
+    with workers(1) as pool:
+        assert list(pool.map(signal.getsignal, [signal.SIGINT, signal.SIGHUP])) == [signal.SIG_IGN] * 2
 
 
 @pytest.mark.usefixtures("forked_workers")
