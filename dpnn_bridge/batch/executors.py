@@ -16,6 +16,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future,
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 from dpnn_bridge.base.atomic import StrPath, imported_files, protecting
@@ -45,6 +46,7 @@ def workers(jobs: int) -> Iterator[Executor]:
     # workers end when the pipe is closed, which also happens when this process ends
     reader, writer = context.Pipe(duplex=False)
     start = partial(_start_worker, jobs, reader, logging.root.manager.disable)
+    _start_resource_tracker()
     with clean_up_on_signals(), ignore_working_directory():
         pool = ProcessPoolExecutor(jobs, context, start)
         try:
@@ -99,6 +101,19 @@ def _run_until_worker_dies(
                 except Exception as e:  # for example if the result cannot be pickled
                     yield call, e
     return [*lost, *running.values()]
+
+
+def _start_resource_tracker() -> None:
+    """Start multiprocessing's resource tracker so that it ignores SIGHUP, as it does SIGINT and SIGTERM.
+
+    If a closed terminal ended it before this process, it would be started again and print errors.
+    """
+    if hasattr(signal, "SIGHUP"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # the new process inherits the mask
+        try:
+            resource_tracker.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(jobs: int, reader: Any, disabled_level: int) -> None:

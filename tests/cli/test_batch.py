@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge import batch
-from dpnn_bridge.batch.executors import workers
+from dpnn_bridge.batch.executors import _start_resource_tracker, workers
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.errors import OptionError, OutputExistsError
 from dpnn_bridge.loaders import read_t7, write_t7
@@ -154,6 +155,18 @@ def test_only_the_file_is_lost_that_kills_its_worker(tmp_path: Path) -> None:
     assert outcomes["bad1"].exit_code == 1
     assert "a worker process died" in outcomes["bad1"].message
     assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no signal for a closed terminal")
+def test_the_resource_tracker_outlives_a_closed_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker: Any = resource_tracker.ResourceTracker()
+    monkeypatch.setattr(resource_tracker, "ensure_running", tracker.ensure_running)
+    _start_resource_tracker()
+    os.kill(tracker._pid, signal.SIGHUP)
+    time.sleep(0.02)
+    assert os.waitpid(tracker._pid, os.WNOHANG) == (0, 0)
+    tracker._stop()
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.usefixtures("forked_workers")
