@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import FIXTURES
 from formula import lua
 from torch import Tensor
 from torch.nn import functional as F
@@ -176,3 +177,11 @@ def test_what_an_upgrade_needs_and_does_not_find_is_an_error_with_its_place(name
     net = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([inner])}))
     with pytest.raises(ConversionError, match=rf"modules\[1\] \({name}\): cannot build the module: .* has no field"):
         to_torch(net)
+
+
+def test_weight_norm_without_gradients_has_the_buffer_of_its_weight() -> None:
+    """Torch7 computes the weight in ``gradV`` when it loads the file."""
+    read = read_t7(FIXTURES / "nn/nn.WeightNorm/WeightNorm__linear__double_eval.t7")["module"]
+    written = to_lua(to_torch(read), gradients=False)
+    assert written["gradV"].shape == written["v"].shape
+    assert written.get("gradG") is None

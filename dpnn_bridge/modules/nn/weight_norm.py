@@ -162,8 +162,9 @@ class WeightNorm(nn.Module):
             fields = super().to_lua(module, ctx) | {name: size_storage(size) for name, size in sizes.items()}
             fields["otherDims"] = columns
             zeros = torch.zeros_like(module.module.parametrizations.weight.original0).flatten()
-            # Torch7 needs these buffers in their final size
+            # Torch7 needs these buffers in their final size, and computes the weight in gradV
             buffers = {name: ctx.constant(zeros, module) for name in ("_norm", "_scale")}
+            fields.setdefault("gradV", ctx.constant(zeros.new_zeros(rows, columns), module))
             return {**fields, **buffers, "modules": LuaTable.from_list([inner])}
 
         @classmethod
