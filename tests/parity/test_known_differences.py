@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import tracemalloc
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import T7LimitError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity import verification
-from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known
+from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
 from dpnn_bridge.parity.verify import verify
 
 #: the script that writes the table by verdict
@@ -194,6 +195,40 @@ def test_brackets_in_a_pattern_are_those_of_a_name() -> None:
     entry = KnownDifference(("*",), ("gradParams[1]", "after.*[?]"), "a reason")
     names = ["gradParams[1]", "after.x[2]", "gradParams1", "gradParams[2]"]
     assert [entry.covers("a", Difference(name, 1.0, 0.0)) for name in names] == [True, True, False, False]
+
+
+def test_a_long_pattern_takes_little_memory(tmp_path: Path) -> None:
+    file = tmp_path / "known.json"
+    patterns = ["*a" * 50_000, "*" * 100_000 + "b", "?" * 100_000]
+    file.write_text(json.dumps([{"files": ["*"], "compared": patterns, "reason": "none"}]))
+    difference = Difference("a" * 200, 1.0, 0.0)
+    tracemalloc.start()
+    try:
+        mark_known([difference], read_known_differences(file), "x")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert not difference.ok
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "expected"),
+    [
+        ("", "", True),
+        ("", "**", True),
+        ("", "?", False),
+        ("output[1]", "output[?]", True),
+        ("output[1]", "*[1]", True),
+        ("output1", "output[1]", False),
+        ("abcabd", "*ab?d*", False),
+        ("abcabd", "*ab*d", True),
+        ("a*b", "a*b", True),
+        ("ab", "a", False),
+        ("a\nb", "a?b", True),
+    ],
+)
+def test_patterns_match(text: str, pattern: str, expected: bool) -> None:
+    assert KnownDifference((pattern,), (), "").applies_to(text) == expected
 
 
 def test_many_patterns_are_not_compared_with_many_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
