@@ -84,6 +84,10 @@ def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str,
     ]:
         if name in state_dict:
             names.setdefault(id(tensor), name)
+    for part in module.modules():
+        if isinstance(part, Placeholder):  # is created with constants, shared weights included
+            for tensor in (*part.parameters(), *part.buffers()):
+                names.pop(id(tensor), None)
     keys = {storage: names[id(tensor)] for storage, tensor in ctx.sources.items() if id(tensor) in names}
     encoder = _Encoder(keys, ctx)
     return {
@@ -241,7 +245,7 @@ def _with_placeholders(
     """Return ``state_dict`` with the current tensors of modules that were placeholders or ran in Lua when written.
 
     Such modules were created with the constants of the graph. They may have a mapping now, or share memory with Lua, so
-    their tensors must not be replaced.
+    their tensors must not be replaced. They come first: other modules that share them get their memory.
     """
     if not unmapped:
         return state_dict
@@ -250,7 +254,8 @@ def _with_placeholders(
     inside = {id(t) for part in found for t in part.state_dict(keep_vars=True).values()}
     replaced = {name for path in set(unmapped) for name in _below(path, names)}
     tensors = {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
-    return tensors | {name: t for name, t in state_dict.items() if name not in replaced}
+    kept = {name: t for name, t in state_dict.items() if name not in replaced}
+    return {name: t for name, t in tensors.items() if name not in kept} | kept
 
 
 def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:
@@ -269,7 +274,8 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
             source=source,
         )
     done: dict[int, str] = {}
-    for name, tensor in own.items():
+    for name in state_dict:
+        tensor = own[name]
         if tensor.shape != state_dict[name].shape:
             shapes = f"{tuple(state_dict[name].shape)}, but {tuple(tensor.shape)}"
             raise T7FormatError(f"damaged: {name} has the shape {shapes} in the graph; {COPY_AGAIN}", source=source)

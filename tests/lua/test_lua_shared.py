@@ -74,6 +74,19 @@ def test_layers_in_lua_share_the_weights_that_their_objects_share(bridge: LuaBri
     torch.testing.assert_close(model[2](x), nn.functional.linear(x, w - 0.1 * w.grad, b - 0.1 * b.grad) * 2)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_layer_in_lua_shares_the_weight_of_a_layer_before_it(bridge: LuaBridge, tmp_path: Path, suffix: str) -> None:
+    code = "local a, b = nn.Linear(3, 3), my.Doubled(3, 3) b:share(a, 'weight') return nn.Sequential():add(a):add(b)"
+    model = _loaded(bridge, code, tmp_path / "a.t7")
+    dpnn_bridge.save(tmp_path / f"a{suffix}", model)
+    again = dpnn_bridge.load(tmp_path / f"a{suffix}", lua=bridge)
+    assert again[0].weight is again[1].weight
+    x = torch.randn(2, 3, dtype=torch.float64)
+    for weight in (model[0].weight, again[0].weight):
+        weight.data.add_(1)
+    assert torch.equal(again(x), model(x))
+
+
 def test_a_layer_in_lua_that_a_model_uses_twice_is_saved_after_use(bridge: LuaBridge, tmp_path: Path) -> None:
     bridge.execute(
         "local Counted, parent = torch.class('my.Counted', 'my.Doubled') "
