@@ -13,6 +13,7 @@ from dpnn_bridge.conversion import convert_object, to_lua, to_lua_assuming
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.parametrized import parametrizations
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, ModelNotFoundError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.modules.several import Models
@@ -57,7 +58,7 @@ def as_exported(module: nn.Module, torch7: nn.Module, value: Any, options: Optio
         The exported model; None if the model has no layers of PyTorch, or is not exported.
     """
     own = set(module.modules()) - parametrizations(module).keys()
-    if isinstance(module, Models) or all(record_of(m) is not None for m in own):
+    if isinstance(module, Models) or all(record_of(m) is not None or isinstance(m, Placeholder) for m in own):
         return None
     layers, best, most = _layers(torch7), None, -1
     for export in _exports(module, value, options):

@@ -209,6 +209,7 @@ def test_dpnn_verify_takes_what_the_file_was_converted_with(
     monkeypatch.chdir(scaled)
     result = CliRunner().invoke(verify_command, words.replace("LUA", SCALED_POWER).split())
     assert result.exit_code == code, result.output
+    assert "layers of PyTorch" not in result.output  # layers in Lua are none of PyTorch
 
 
 def test_dpnn_verify_finds_a_changed_weight_of_a_lua_layer(scaled: Path) -> None:
