@@ -46,8 +46,8 @@ def workers(jobs: int) -> Iterator[Executor]:
     # workers end when the pipe is closed, which also happens when this process ends
     reader, writer = context.Pipe(duplex=False)
     start = partial(_start_worker, jobs, reader, logging.root.manager.disable)
-    _start_resource_tracker()
     with clean_up_on_signals(), ignore_working_directory():
+        _start_resource_tracker()
         pool = ProcessPoolExecutor(jobs, context, start)
         try:
             yield pool
