@@ -221,7 +221,8 @@ def _read(source: Source, read: Callable[[Reader], T], options: ReadOptions) -> 
         raise T7FormatError(damage, source=source.name) from failures[0]
     furthest = max(failures, key=lambda error: error.offset or 0)
     detected = options.mode is options.big_endian is options.long_size is None
-    advice = COPY_AGAIN if detected else "omit mode=, big_endian= and long_size=, which are detected"
+    options_given = "mode= (--mode), big_endian= (--big-endian) and long_size= (--long-size)"
+    advice = COPY_AGAIN if detected else f"omit {options_given}, which are detected"
     furthest.args = (f"{furthest}; {advice}",)
     raise furthest
 

@@ -205,6 +205,11 @@ def test_stated_properties_read_the_same(expectation: Path) -> None:
     comparison.check(expected["objects"][0], loads(file.read_bytes(), **options), "object")
 
 
+def test_an_encoding_that_the_file_does_not_have_is_named_as_each_interface_calls_it() -> None:
+    with pytest.raises(T7Error, match=r"omit mode= \(--mode\), big_endian= \(--big-endian\) and long_size="):
+        loads(b"\1\0\0\0" + bytes(8), mode="ascii")
+
+
 @pytest.mark.parametrize("expectation", INVALID, ids=lambda p: p.name.removesuffix(".expect.json"))
 def test_refuses_what_torch7_refused(expectation: Path) -> None:
     _, file = load(expectation)
