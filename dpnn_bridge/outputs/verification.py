@@ -235,9 +235,11 @@ def _computes_in_single(module: nn.Module, example: Any) -> bool:
 
 
 def check_example(example: Any, suffix: str, module: nn.Module) -> None:
-    """Raise :class:`OptionError` if there is no example input."""
-    if example is None:
-        raise OptionError(f"{suffix} needs an example input, such as {input_options(module)} (input=tensor)")
+    """Raise :class:`OptionError` if there is no example input, or one without elements, whose outputs prove nothing."""
+    tensors = nested.tensors(example)
+    if example is None or (tensors and all(t.numel() == 0 for t in tensors)):
+        kind = "an example input" if example is None else "an example input with elements"
+        raise OptionError(f"{suffix} needs {kind}, such as {input_options(module)} (input=tensor)")
 
 
 def check_zip(path: Path) -> None:

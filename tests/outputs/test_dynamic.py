@@ -160,6 +160,13 @@ def convolutional_of(planes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(planes, 1, 3, stride=2))
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_an_example_without_elements_is_refused(suffix: str, tmp_path: Path) -> None:
+    """The program would take empty batches only, and no output would be compared."""
+    with pytest.raises(OptionError, match="needs an example input with elements, such as"):
+        dpnn_bridge.save(tmp_path / f"a{suffix}", nn.Linear(3, 2), input=torch.ones(0, 3))
+
+
 def test_names_are_those_of_nodes() -> None:
     from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
     from dpnn_bridge.objects import LuaTable
