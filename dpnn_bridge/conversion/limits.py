@@ -329,6 +329,7 @@ _FORMULAS: dict[str, Callable[[Any], tuple[int, int]]] = {
     "bincount": _of_counts,
     "repeat_interleave": lambda args: (int(args[0].sum()), 0),
     "grid_sampler_2d": lambda args: (math.prod([*args[0].shape[:2], *args[1].shape[1:3]]), 0),
+    "multilabel_margin_loss_forward": lambda args: (args[0].numel(), args[0].numel() * args[0].shape[-1]),
     "_trilinear": lambda args: (args[0].shape[0] * args[1].shape[0], args[0].shape[0] * args[1].numel()),
     "mm": lambda args: _of_matrices(*args[:2]),
     "bmm": lambda args: _of_matrices(*args[:2]),
@@ -365,6 +366,9 @@ def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
     elif name in _WINDOW:
         window = args[_WINDOW[name]]
         steps += elements * math.prod(window if isinstance(window, (list, tuple)) else (window,))
+    elif name.lstrip("_").startswith("adaptive"):  # the windows overlap by one element, or contain it several times
+        sizes = args[0].shape[-len(args[1]) :]
+        steps += read // max(1, math.prod(sizes)) * math.prod(map(sum, zip(sizes, args[1], strict=True)))
     elif name == "mkldnn_rnn_layer":
         steps += math.prod(args[0].shape[:2]) * sum(w.numel() for w in args[1:5])
     elif name == "_cdist_forward":

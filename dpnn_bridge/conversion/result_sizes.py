@@ -114,6 +114,12 @@ def _embedding_backward(gradient: Tensor, _indices: Tensor, count: int, *_: Any)
     return _meta(gradient, (count, gradient.shape[-1]))
 
 
+def _ctc_loss(scores: Tensor, _targets: Tensor, _input_lengths: Any, lengths: Any, *_: Any) -> tuple[Tensor, ...]:
+    count, batch = scores.shape[:2]
+    loss = _meta(scores, (batch,))
+    return loss, _meta(scores, (batch, count, 2 * max(map(int, lengths), default=0) + 1))
+
+
 def _positions(value: Tensor) -> Tensor:
     return _meta(value, (value.numel(), value.dim()), torch.int64)
 
@@ -125,6 +131,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "mkldnn_rnn_layer": _recurrent_layer,
     "embedding_dense_backward": _embedding_backward,
     "nonzero": _positions,
+    "_ctc_loss": _ctc_loss,
 }
 for _count in (2, 3):
     RESULTS[f"max_pool{_count}d_with_indices"] = partial(_max_pooling, _count)

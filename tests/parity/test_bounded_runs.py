@@ -177,6 +177,11 @@ def _embedding_gradient(rows: int) -> torch.Tensor:
     return torch.ops.aten.embedding_dense_backward(torch.zeros(1, 1), indices, rows, -1, False)
 
 
+def _ctc_loss(count: int) -> torch.Tensor:
+    labels = torch.ones(1, 1000, dtype=torch.int64)
+    return nn.functional.ctc_loss(torch.zeros(count, 1, 2), labels, torch.tensor([count]), torch.tensor([1000]))
+
+
 @pytest.mark.parametrize(
     ("text", "call"),
     [
@@ -200,9 +205,13 @@ def _embedding_gradient(rows: int) -> torch.Tensor:
         ("MiB of results", lambda: torch.zeros((1,) * 8).expand(1 << 21, *(1,) * 7).nonzero()),
         ("MiB of results", lambda: nn.LSTM(1, 1)(torch.zeros(1 << 17, 1, 1))),
         ("MiB of results", lambda: _embedding_gradient(1 << 25)),
+        ("MiB of results", lambda: _ctc_loss(1 << 14)),
         ("steps", lambda: nn.functional.max_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
         ("steps", lambda: nn.functional.avg_pool2d(torch.zeros(1, 1, 2000, 2000), 1000, 1)),
         ("steps", lambda: torch.zeros(1000, 1000) @ torch.zeros(1000, 1000)),
+        ("steps", lambda: nn.AdaptiveAvgPool2d((1, 1 << 15))(torch.zeros(1, 1 << 15, 1))),
+        ("steps", lambda: nn.AdaptiveMaxPool2d((1, 1 << 15))(torch.zeros(1, 1 << 15, 1))),
+        ("steps", lambda: nn.MultiLabelMarginLoss()(torch.zeros(1 << 15), torch.ones(1 << 15, dtype=torch.int64))),
         ("steps", lambda: torch.zeros(1).expand(1 << 40).unbind()),
         ("steps", lambda: torch.zeros(3, 1).expand(3, 1 << 40).split(2, dim=1)),
         ("steps", lambda: torch.zeros(1).expand(1 << 40).chunk(1 << 39)),
