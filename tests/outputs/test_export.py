@@ -247,6 +247,20 @@ def test_an_operator_set_that_torch_onnx_cannot_write_is_refused(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_an_operator_set_that_does_not_allow_an_operation_is_refused(tmp_path: Path) -> None:
+    """torch.onnx converts an operation with an attribute of operator set 18 without an error."""
+    onnx = pytest.importorskip("onnx")
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy")
+    node = onnx.helper.make_node("Split", ["x"], ["y"], axis=0, num_outputs=1)
+    graph = onnx.helper.make_graph([node], "graph", [x], [y])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 16)], ir_version=8),
+        tmp_path / "m.onnx",
+    )
+    with pytest.raises(ConversionError, match=r"to opset= \(--opset\) 16: .*num_outputs.*; pass a newer operator set"):
+        format_named(".onnx").verify(nn.Identity(), tmp_path / "m.onnx", ExportContext(options={"opset": 16}))
+
+
 @pytest.mark.parametrize(
     ("layer", "example"),
     [(nn.Conv2d(1, 1, 3), torch.randn(1, 1, 5, 5)), (SeqLSTM(2, 3), torch.randn(2, 1, 2))],

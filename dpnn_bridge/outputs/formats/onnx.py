@@ -58,6 +58,20 @@ def _check_opset(program: Any, requested: int | None) -> None:
         )
 
 
+def _check_file(onnx: Any, name: str, opset: int | None) -> None:
+    """Check a written file; torch.onnx converts some operations to an older operator set that does not allow them."""
+    try:
+        onnx.checker.check_model(name)
+    except onnx.checker.ValidationError as e:
+        if opset is None:
+            raise
+        reason = str(e).partition("\n")[0]
+        raise ConversionError(
+            f"torch.onnx cannot convert the model to opset= (--opset) {opset}: {reason}; pass a newer operator set, or "
+            "omit the option"
+        ) from e
+
+
 def _first_cause(error: BaseException) -> BaseException:
     """Return the error that caused all others; torch.onnx wraps it in errors with long messages."""
     while error.__cause__ is not None:
@@ -201,7 +215,7 @@ class Onnx(Format):
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         onnx, _ = _libraries()
         with utf8_name(path) as name:
-            onnx.checker.check_model(name)
+            _check_file(onnx, name, context.options.get("opset"))
             session = _session(name)
         names = [i.name for i in session.get_inputs()]
 
