@@ -127,11 +127,17 @@ class LuaFunctionality:
         object.__setattr__(self, "bridge", bridge)
         object.__setattr__(self, "lua", obj)
         self._step = self._forwards = 0
+        self._path, self._lua_fields, self._gradients = "", {}, {}
 
     @property
     def class_name(self) -> str:
         """Lua class of the object, such as ``nn.Linear``."""
         return self.bridge.type_of(self.lua)
+
+    @property
+    def mapped_by(self) -> str:
+        """Name of the user's Lua file that defines the class; empty if only packages define it."""
+        return self.bridge.definition(self.class_name)
 
     def _next_step(self) -> int:
         self._forwards += 1

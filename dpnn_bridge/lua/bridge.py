@@ -64,6 +64,7 @@ class LuaBridge:
     #: :class:`~dpnn_bridge.lua.sandboxed_bridge.SandboxedBridge`, which its module sets
     _sandboxed: ClassVar[type[LuaBridge]]
 
+    @checks_arguments
     def __init__(
         self,
         lua_path: StrPath | Sequence[StrPath] = (),
@@ -128,6 +129,7 @@ class LuaBridge:
 
     # ---- running code
 
+    @checks_arguments
     def execute(self, code: str, *args: Any, name: str = "python") -> Any:
         """Run Lua code.
 
@@ -268,19 +270,20 @@ class LuaBridge:
         module.training = obj["train"] is not False
         return module
 
-    def convert(self, obj: LuaObject, ctx: TorchContext | None = None) -> LuaModule | None:
+    def convert(self, obj: LuaObject, ctx: TorchContext | None = None) -> LuaModule | LuaCriterion | None:
         """Convert an object of a class without a mapping for :func:`dpnn_bridge.load`.
 
         Returns:
-            A module that runs the object in Lua; None if the class is not defined in Lua, or is not a module class.
+            A module that runs the object in Lua; None if the class is not defined in Lua, or is neither a module class
+            nor a criterion.
         """
         if not self.has_class(obj.class_name):
             return None
         with self.errors():
             live = self.to_lua(obj)
-        if live["updateOutput"] is None or live["parameters"] is None:
+        if live["updateOutput"] is None or live["updateGradInput"] is None:
             return None
-        return self.wrap(live)
+        return LuaCriterion(self, live) if live["parameters"] is None else self.wrap(live)
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
         """Return names of parameters, parameters, their gradients, and (name, tensor) pairs of the other state."""

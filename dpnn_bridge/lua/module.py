@@ -73,7 +73,6 @@ class LuaModule(LuaFunctionality, Placeholder):
     def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
-        self._path, self._gradients = "", {}
         self._last: Callable[[], _Call | None] = lambda: None  # call that produced Lua's outputs
         self._names: list[str] = []
         self._bind(first=True)
@@ -146,11 +145,6 @@ class LuaModule(LuaFunctionality, Placeholder):
         """The object as a :class:`LuaObject`: what ``torch.save`` would write now."""
         self.bridge.push(self.lua, self._tensors())
         return super().obj
-
-    @property
-    def mapped_by(self) -> str:  # type: ignore[override]
-        """Name of the user's Lua file that defines the class; empty if only packages define it."""
-        return self.bridge.definition(self.class_name)
 
     @property
     def _weights(self) -> list[torch.Tensor]:
@@ -241,8 +235,10 @@ class LuaModule(LuaFunctionality, Placeholder):
         return copied
 
 
-class LuaCriterion(LuaFunctionality, nn.Module):
+class LuaCriterion(LuaFunctionality, Placeholder):
     """A Lua criterion as a PyTorch module: ``criterion(input, target)`` returns a scalar loss.
+
+    In ``.t7`` and ``.pt`` files it is saved as an object of its Lua class.
 
     Args:
         bridge: the bridge whose Lua state contains the object.

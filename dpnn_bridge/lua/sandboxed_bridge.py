@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
@@ -27,6 +28,7 @@ class SandboxedBridge(LuaBridge):
     :class:`~dpnn_bridge.lua.sandbox.RemoteValue` refers to such a value.
     """
 
+    @checks_arguments
     def __init__(
         self,
         lua_path: StrPath | Sequence[StrPath] = (),

@@ -348,3 +348,26 @@ def test_any_gradient_is_one_error(answer: Any) -> None:
     loss = LuaCriterion(bridge, None)(x, x.detach())
     with pytest.raises(LuaBridgeError, match=r"reading a result of Lua|returned a int as the gradient"):
         loss.backward()
+
+
+CRITERION = """
+require 'nn'
+local Half, parent = torch.class('nn.HalfMSE', 'nn.Criterion')
+function Half:__init() parent.__init(self); self.mse = nn.MSECriterion() end
+function Half:updateOutput(x, y) self.output = 0.5 * self.mse:updateOutput(x, y); return self.output end
+function Half:updateGradInput(x, y) self.gradInput = self.mse:updateGradInput(x, y) * 0.5; return self.gradInput end
+"""
+
+
+def test_a_criterion_of_ones_own_is_read_and_written(tmp_path: Path) -> None:
+    (tmp_path / "half.lua").write_text(CRITERION)
+    criterion = LuaBridge.from_files([tmp_path / "half.lua"]).criterion("nn.HalfMSE")
+    x, y = _input(4, 2), torch.ones(4, 2, dtype=torch.float64)
+    for suffix in (".t7", ".pt", ".safetensors"):
+        dpnn_bridge.save(tmp_path / f"half{suffix}", criterion)
+    for suffix in (".t7", ".pt", ".safetensors"):
+        loaded = dpnn_bridge.load(tmp_path / f"half{suffix}", lua=tmp_path / "half.lua")
+        assert isinstance(loaded, LuaCriterion)
+        loss = loaded(x, y)
+        assert loss.item() == 0.5 * nn.functional.mse_loss(x, y).item()
+        assert torch.allclose(torch.autograd.grad(loss, x)[0], (x - y).detach() / 8)
