@@ -170,6 +170,27 @@ def test_recurrent_gives_torch7_clones_that_share_storages() -> None:
     assert first[2] is obj["startModule"]
 
 
+@pytest.mark.parametrize("wrap", [lambda m: (m, nn.Tanh()), lambda m: (nn.Linear(3, 3), m)], ids=["input", "transfer"])
+def test_step_modules_inside_recurrent_start_again_in_its_second_step(wrap: Any) -> None:
+    """Torch7 runs the first step with clones that have states of their own; measured, the outputs differed by 0.1."""
+    input, transfer = wrap(gru(3, 3))
+    module = Recurrent(nn.Identity(), input, nn.Linear(3, 3), transfer, CAddTable())
+    first, *others = torch.randn(4, 2, 3)
+    output, later = module(first), copy.deepcopy(module)
+    memory.forget(later.input_module)
+    memory.forget(later.transfer_module)
+    for x in others:
+        output = later.transfer_module(later.input_module(x) + later.feedback_module(output))
+        assert torch.equal(module(x), output)
+    obj = to_lua(module)
+    assert obj["step"] == 5
+    assert [cell["step"] for cell in obj["initialModule"]["modules"].values() if "step" in cell] == [1]
+    assert not to_torch(obj)._first_continues
+    for cell in obj["initialModule"]["modules"].values():
+        cell["step"] = 2  # in a file that Torch7 saved after a forward pass
+    assert to_torch(obj)._first_continues
+
+
 @pytest.mark.parametrize("last", [nn.Linear(4, 4), LazyDropout(0.3)])
 def test_clones_for_time_steps_contain_the_same_step_module(last: nn.Module) -> None:
     """In Torch7 another step module would have another state; its own clones have its dropout masks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import first_tensor
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
-from dpnn_bridge.modules.rnn.memory import get_hidden_state, max_bptt_step, set_hidden_state
+from dpnn_bridge.modules.rnn.memory import forget, get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
@@ -24,7 +27,8 @@ from dpnn_bridge.torch7.gradient import with_penalty
 class Recurrent(AbstractRecurrent):
     """A simple recurrent network: ``transfer(merge([input_module(x), feedback_module(h)]))``.
 
-    The first step of a sequence is ``transfer(start_module(input_module(x)))``.
+    The first step of a sequence is ``transfer(start_module(input_module(x)))``. Torch7 runs it with clones of both
+    modules, which keep states of their own: step modules inside them start again in the second step.
 
     Args:
         start_module: module for the first step only.
@@ -42,6 +46,10 @@ class Recurrent(AbstractRecurrent):
         ``nn.Recurrent(start, input, feedback, transfer, rho, merge)``, Recurrent.lua
     """
 
+    _first_continues = (
+        False  # whether Torch7's first step continues a sequence: the file was saved after a forward pass
+    )
+
     def __init__(
         self,
         start_module: nn.Module,
@@ -58,6 +66,9 @@ class Recurrent(AbstractRecurrent):
 
     def forward(self, input: Any) -> Any:
         previous = self._previous(input)
+        if self.step == 2:
+            forget(self.input_module)
+            forget(self.transfer_module)
         value = self.input_module(input)
         if self.step == 1:
             value = self.start_module(value)
@@ -87,9 +98,33 @@ class Recurrent(AbstractRecurrent):
             "mergeModule": "merge_module",
         }
 
+        faults = (
+            *AbstractRecurrent.Lua.faults,
+            Fault(
+                ("output", "gradInput", "gradParams"),
+                "forget() does not reach Torch7's modules for the first step: step modules inside them continue from "
+                "the previous sequence",
+                when=lambda module: module._first_continues,  # type: ignore[arg-type, return-value]
+            ),
+        )
+
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             return Recurrent(**cls.arguments(obj, ctx))
+
+        @classmethod
+        def fill(cls, module: Recurrent, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            first = obj.get("initialModule")
+            module._first_continues = any((o.get("step") or 1) > 1 for o in cls._first_steps(module, first))
+
+        @classmethod
+        def _first_steps(cls, module: nn.Module, first: Any) -> list[LuaObject]:
+            """Return the objects of the step modules inside ``initialModule``."""
+            start, input, _, transfer, _ = cls.children(module)
+            objects = first["modules"].as_list() if isinstance(first, LuaObject) and "modules" in first else []
+            pairs = chain.from_iterable(map(paired, (input, start, transfer), objects))
+            return [obj for child, obj in pairs if isinstance(child, AbstractRecurrent)]
 
         @classmethod
         def inner_to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
@@ -98,10 +133,14 @@ class Recurrent(AbstractRecurrent):
             tensor_class, train = ctx.type_of(module), module.training
             parallel = _container("nn.ParallelTable", [input, feedback], tensor_class, train)
             recurrent = _container("nn.Sequential", [parallel, merge, transfer], tensor_class, train)
-            first = [shared_clone(input), start, shared_clone(transfer)]
+            first = _container(
+                "nn.Sequential", [shared_clone(input), start, shared_clone(transfer)], tensor_class, train
+            )
+            for obj in cls._first_steps(module, first):
+                obj["step"] = 1
             fields = {
                 "recurrentModule": recurrent,
-                "initialModule": _container("nn.Sequential", first, tensor_class, train),
+                "initialModule": first,
                 "modules": LuaTable.from_list([start, input, feedback, transfer, merge]),
                 "sharedClones": LuaTable({2: recurrent}),
             }
