@@ -281,9 +281,11 @@ class LuaBridge:
             return None
         with self.errors():
             live = self.to_lua(obj)
-        if live["updateOutput"] is None or live["updateGradInput"] is None:
+        if live["updateOutput"] is None:
             return None
-        return LuaCriterion(self, live) if live["parameters"] is None else self.wrap(live)
+        if live["parameters"] is not None:
+            return self.wrap(live)
+        return None if live["updateGradInput"] is None else LuaCriterion(self, live)
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
         """Return names of parameters, parameters, their gradients, and (name, tensor) pairs of the other state."""

@@ -371,3 +371,21 @@ def test_a_criterion_of_ones_own_is_read_and_written(tmp_path: Path) -> None:
         loss = loaded(x, y)
         assert loss.item() == 0.5 * nn.functional.mse_loss(x, y).item()
         assert torch.allclose(torch.autograd.grad(loss, x)[0], (x - y).detach() / 8)
+
+
+FORWARD_ONLY = """
+require 'nn'
+local Twice = torch.class('nn.Twice')
+function Twice:__init() self.weight = torch.ones(2) end
+function Twice:parameters() return {self.weight}, {self.weight:clone()} end
+function Twice:updateOutput(x) return x * 2 end
+function Twice:forward(x) return self:updateOutput(x) end
+"""
+
+
+def test_a_layer_of_ones_own_needs_no_gradient(tmp_path: Path) -> None:
+    (tmp_path / "twice.lua").write_text(FORWARD_ONLY)
+    LuaBridge.from_files([tmp_path / "twice.lua"]).execute("torch.save((...), nn.Twice())", str(tmp_path / "twice.t7"))
+    loaded = dpnn_bridge.load(tmp_path / "twice.t7", lua=tmp_path / "twice.lua")
+    x = _input(4, 2)
+    assert torch.equal(loaded(x), 2 * x)
