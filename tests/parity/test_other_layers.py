@@ -215,6 +215,13 @@ def test_weights_with_other_names_are_compared_in_their_order(tmp_path: Path) ->
     assert [m[:13] for m in messages(verify(tmp_path / "net.t7", converted=tmp_path / "net.npz"))] == ["running_mean:"]
 
 
+def test_a_model_without_weights_has_no_note_about_their_order(tmp_path: Path) -> None:
+    for suffix in (".t7", ".npz"):
+        dpnn_bridge.save(tmp_path / f"tanh{suffix}", nn.Tanh())
+    notes = verify(tmp_path / "tanh.t7", converted=tmp_path / "tanh.npz").notes
+    assert notes == ["tanh.npz contains weights and no layers."]
+
+
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".npz"])
 def test_a_file_converted_with_a_key_is_compared_with_this_key(suffix: str, tmp_path: Path) -> None:
     model = dpnn_bridge.to_lua(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Sequential(nn.Linear(2, 4))))

@@ -113,7 +113,7 @@ class Npz(Format):
                 found = f"contains {len(entries):,} arrays, and the model has {len(expected):,} tensors"
                 raise VerificationError(f"{path}: {found}; it was converted from another model")
             names = [e.filename.removesuffix(".npy").removeprefix(prefix) for e in entries]
-            renamed = len(names) == len(expected) and expected.keys().isdisjoint(names)
+            renamed = 0 < len(names) == len(expected) and expected.keys().isdisjoint(names)
             for entry, name in zip(entries, expected if renamed else names, strict=True):
                 if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                     raise T7FormatError(f"{shortened(entry.filename)} has a compression method that numpy does not use")
