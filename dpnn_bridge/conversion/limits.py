@@ -329,7 +329,7 @@ _FORMULAS: dict[str, Callable[[Any], tuple[int, int]]] = {
     "bincount": _of_counts,
     "repeat_interleave": lambda args: (int(args[0].sum()), 0),
     "grid_sampler_2d": lambda args: (math.prod([*args[0].shape[:2], *args[1].shape[1:3]]), 0),
-    "multilabel_margin_loss_forward": lambda args: (args[0].numel(), args[0].numel() * args[0].shape[-1]),
+    "multilabel_margin_loss_forward": lambda args: (args[0].numel(), math.prod([args[0].numel(), *args[0].shape[-1:]])),
     "_trilinear": lambda args: (args[0].shape[0] * args[1].shape[0], args[0].shape[0] * args[1].numel()),
     "mm": lambda args: _of_matrices(*args[:2]),
     "bmm": lambda args: _of_matrices(*args[:2]),

@@ -172,6 +172,11 @@ def test_the_gradients_of_a_layer_are_bounded() -> None:
         first.backward()
 
 
+def test_a_loss_of_a_scalar_is_measured() -> None:
+    with ResourceLimitMode(ResourceLimits()):
+        assert nn.MultiLabelMarginLoss()(torch.tensor(1.0), torch.tensor(0)) == 0
+
+
 def _embedding_gradient(rows: int) -> torch.Tensor:
     indices = torch.zeros(1, dtype=torch.int64)
     return torch.ops.aten.embedding_dense_backward(torch.zeros(1, 1), indices, rows, -1, False)
