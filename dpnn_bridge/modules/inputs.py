@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain, islice, product
+from itertools import chain, islice, product, takewhile
 from time import perf_counter
 from typing import Any
 
@@ -173,10 +173,12 @@ def _candidates(module: nn.Module) -> Iterator[list[tuple[Sizes, bool]]]:
 
 
 def _branch_inputs(branches: list[nn.Module]) -> Iterator[list[tuple[Sizes, bool]]]:
-    """Yield lists with one accepted input per branch, in all combinations."""
+    """Yield lists with one accepted input per branch, in all combinations; no branch runs after the time is over."""
     accepted: list[list[tuple[Sizes, bool]]] = []
+    started = perf_counter()
     for branch in branches:
-        runs = (c for c in _single_inputs(branch) if _runs(branch, [c], ResourceLimitMode(ResourceLimits())))
+        tried = takewhile(lambda _: perf_counter() - started < MAX_SECONDS, _single_inputs(branch))
+        runs = (c for c in tried if _runs(branch, [c], ResourceLimitMode(ResourceLimits())))
         accepted.append(list(islice(runs, PER_BRANCH)))
         if not accepted[-1]:
             return

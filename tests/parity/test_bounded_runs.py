@@ -24,7 +24,7 @@ from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.files.summary import summarize
 from dpnn_bridge.loaders import dumps, read_t7, write_t7
 from dpnn_bridge.modules.inputs import input_shapes
-from dpnn_bridge.modules.nn import GModule
+from dpnn_bridge.modules.nn import GModule, ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GraphNode
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.verify import verify
@@ -143,6 +143,13 @@ def test_an_input_of_a_billion_parts_is_not_tried(tmp_path: Path) -> None:
     edges = [GraphNode(), GraphNode((0,), "0")]
     module = GModule(nn.Linear(2, 2), nodes=edges, num_inputs=10**9)
     assert input_shapes(module, 100) == []
+
+
+def test_branches_do_not_run_after_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpnn_bridge.modules.inputs.MAX_SECONDS", -1)
+    branch = nn.Linear(3, 2)
+    branch.register_forward_pre_hook(lambda *_: pytest.fail("it runs"))
+    assert input_shapes(ParallelTable(branch, branch), 100) == []
 
 
 def test_what_is_written_of_a_layer_is_bounded(tmp_path: Path) -> None:
