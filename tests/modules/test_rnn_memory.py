@@ -191,6 +191,22 @@ def test_step_modules_inside_recurrent_start_again_in_its_second_step(wrap: Any)
     assert to_torch(obj)._first_continues
 
 
+@pytest.mark.parametrize(
+    ("transfer", "wrong"),
+    [
+        (lambda: nn.Sequential(gru(3, 3), nn.Linear(3, 3)), True),
+        (lambda: nn.Sequential(nn.Linear(3, 3), gru(3, 3)), False),
+        (nn.Tanh, False),
+    ],
+)
+def test_gradients_after_a_step_module_inside_recurrent_are_a_fault_of_torch7(transfer: Any, wrong: bool) -> None:
+    """Measured in Torch7: the gradient of the weight differed by 0.6, and all others were equal."""
+    module = Recurrent(nn.Identity(), nn.Linear(3, 3), nn.Linear(3, 3), transfer(), CAddTable())
+    faults = [fault for fault in Recurrent.Lua.faults if fault.applies_to(module)]
+    assert any(fault.affects("gradParams") for fault in faults) is wrong
+    assert not any(fault.affects("output") for fault in faults)
+
+
 @pytest.mark.parametrize("last", [nn.Linear(4, 4), LazyDropout(0.3)])
 def test_clones_for_time_steps_contain_the_same_step_module(last: nn.Module) -> None:
     """In Torch7 another step module would have another state; its own clones have its dropout masks."""

@@ -19,6 +19,7 @@ from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
 from dpnn_bridge.modules.rnn.memory import forget, get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
+from dpnn_bridge.modules.rnn.structure import modules_in
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 
@@ -106,6 +107,12 @@ class Recurrent(AbstractRecurrent):
                 "the previous sequence",
                 when=lambda module: module._first_continues,  # type: ignore[arg-type, return-value]
             ),
+            Fault(
+                ("gradInput", "gradParams"),
+                "layers after a step module run backward on its output of the last step: only nn.Recursor sets the "
+                "output of an earlier step",
+                when=lambda module: _has_layer_after_step_module(module),  # type: ignore[arg-type]
+            ),
         )
 
         @classmethod
@@ -158,6 +165,13 @@ class Recurrent(AbstractRecurrent):
             parallel, *rest = clone["modules"].as_list()
             objects = [*parallel["modules"].as_list(), *rest]
             return list(zip((input, feedback, merge, transfer), objects, strict=True))
+
+
+def _has_layer_after_step_module(module: Recurrent) -> bool:
+    """Return whether a layer follows a step module in the same Sequential of Torch7's modules for a time step."""
+    sequences = [[*m] for m in modules_in(module, AbstractRecurrent) if isinstance(m, nn.Sequential)]
+    sequences.append([module.merge_module, module.transfer_module])
+    return any(isinstance(m, AbstractRecurrent) for sequence in sequences for m in sequence[:-1])
 
 
 def _container(class_name: str, modules: list[LuaObject], tensor_class: str, train: bool) -> LuaObject:
