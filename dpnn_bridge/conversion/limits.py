@@ -360,9 +360,10 @@ def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
     if func.overloadpacket in flop_registry:
         products = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
         steps += products
-        if "convolution" in name and results:  # it may unfold the input or the output into columns
-            weight = args[2 if name.endswith("backward") else 1]
-            scratch = products // max(1, weight.shape[0]) * weight.itemsize
+        if "convolution" in name and results:  # it may unfold the input or the output into columns, once per gradient
+            backward = name.endswith("backward")
+            weight, times = args[2 if backward else 1], sum(args[-1][:2]) if backward else 1
+            scratch = products // max(1, weight.shape[0] * times) * weight.itemsize
     elif name in _WINDOW:
         window = args[_WINDOW[name]]
         steps += elements * math.prod(window if isinstance(window, (list, tuple)) else (window,))

@@ -246,6 +246,13 @@ def test_a_run_may_take_what_the_input_is_worth() -> None:
     assert float(total) > 0
 
 
+def test_columns_of_a_gradient_count_once() -> None:
+    value, weight = (torch.ones(1, 1, n, n, requires_grad=True) for n in (256, 12))
+    with ResourceLimitMode(ResourceLimits()):
+        torch.conv2d(value, weight).sum().backward()  # each gradient may take 33 MiB of columns, one after the other
+    assert weight.grad is not None
+
+
 def test_who_trusts_a_file_runs_it_all_the_same(file: Any) -> None:
     path = file(layer("SpatialUpSamplingNearest", scale_factor=1100), (1, 1, 4, 4))
     with pytest.raises(ConversionLimitError):
