@@ -62,14 +62,16 @@ def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[st
     Raises:
         OptionError: An argument is missing, unknown or of another type.
     """
-    signature = _signature_of(function)
+    signature, name = _signature_of(function), function.__name__
+    if name == "__init__":
+        name = function.__qualname__.removesuffix(".__init__")  # the class
     try:
         call = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise OptionError(f"{function.__name__}: {call_message(error, function)}") from None
+        raise OptionError(f"{name}: {call_message(error, function)}") from None
     variadic = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    given = {name: value for name, value in call.arguments.items() if name not in variadic}
-    check_types(function.__name__, hints_of(function), given)
+    given = {key: value for key, value in call.arguments.items() if key not in variadic}
+    check_types(name, hints_of(function), given)
     call.apply_defaults()
     return call.arguments
 

@@ -95,7 +95,7 @@ def _find_same_name(folder: Path, similar: dict[str, Path]) -> tuple[Path, Path]
         for name, file in similar.items():
             path = temporary / name
             if path.exists():
-                return next(first for other, first in created.items() if other.samefile(path)), file
+                return next(((first, file) for other, first in created.items() if other.samefile(path)), None)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             created[path] = file

@@ -14,7 +14,7 @@ from torch import nn
 pytest.importorskip("lupa")
 
 import dpnn_bridge
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, OptionError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
 from dpnn_bridge.objects import LuaObject
@@ -389,3 +389,9 @@ def test_a_layer_of_ones_own_needs_no_gradient(tmp_path: Path) -> None:
     loaded = dpnn_bridge.load(tmp_path / "twice.t7", lua=tmp_path / "twice.lua")
     x = _input(4, 2)
     assert torch.equal(loaded(x), 2 * x)
+
+
+@pytest.mark.parametrize("options", [{"sandbox": "x"}, {"max_memory": "a"}, {"lua_path": 3}], ids=str)
+def test_options_of_a_bridge_have_the_right_types(options: Any) -> None:
+    with pytest.raises(OptionError, match=f"Bridge: argument {next(iter(options))}: expected"):
+        LuaBridge(**options)
