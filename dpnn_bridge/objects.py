@@ -50,6 +50,7 @@ ELEMENT_DTYPES: dict[str, np.dtype] = {
     for suffix in ("Tensor", "Storage")
 }
 _CPU_PREFIX = {np.dtype(t): f"torch.{name}" for name, t in _ELEMENT_TYPES.items()}
+_CUDA_PREFIX = {d: "torch.Cuda" if d == np.float32 else p.replace(".", ".Cuda") for d, p in _CPU_PREFIX.items()}
 
 
 def element_dtype(class_name: str) -> np.dtype | None:
@@ -57,9 +58,9 @@ def element_dtype(class_name: str) -> np.dtype | None:
     return ELEMENT_DTYPES.get(class_name)
 
 
-def tensor_class(dtype: np.dtype | type) -> str:
-    """Return the CPU tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``."""
-    return _CPU_PREFIX[np.dtype(dtype)] + "Tensor"
+def tensor_class(dtype: np.dtype | type, *, cuda: bool = False) -> str:
+    """Return the tensor class of a numpy dtype: ``float32`` -> ``torch.FloatTensor``, on a GPU ``torch.CudaTensor``."""
+    return (_CUDA_PREFIX if cuda else _CPU_PREFIX)[np.dtype(dtype)] + "Tensor"
 
 
 ORIGINS = count()  # numbers for LuaStorage.origin; LuaStorage.replaces is the number of the storage that it replaces

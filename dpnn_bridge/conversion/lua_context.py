@@ -330,8 +330,7 @@ class LuaConversion(LuaContext):
         name = record.tensor_type if (record := record_of(module)) else None
         if name and element_dtype(name) == dtype:
             return name
-        cpu = tensor_class(dtype)
-        return cpu.replace("torch.", "torch.Cuda") if name and name.startswith("torch.Cuda") else cpu
+        return tensor_class(dtype, cuda=bool(name and name.startswith("torch.Cuda")))
 
     def tensor(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
         return self._tensor(module, name, spec, gradient=False)
