@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class GramMatrix(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         features = input.flatten(-2)
         gram = features @ features.transpose(-1, -2)
-        return gram / input.shape[-3:].numel() if self.normalize else gram
+        return gram / math.prod(input.shape[-3:]) if self.normalize else gram
 
     class Lua(LuaClass):
         scalars = ("normalize",)

@@ -10,18 +10,20 @@ import torch
 from click.testing import CliRunner
 from samples import SAMPLES
 from torch import nn
+from torch.export import Dim
 
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.dpnn import SpatialReSampling
-from dpnn_bridge.modules.nn import UpsamplingBilinear2d
+from dpnn_bridge.modules.nn import Bottle, UpsamplingBilinear2d
 from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.value_names import input_names, output_names
 from dpnn_bridge.outputs.verification import export_error
+from dpnn_bridge.zoo.msg_net import GramMatrix
 
 
 def convolutional() -> nn.Module:
@@ -232,3 +234,16 @@ def test_an_integer_factor_keeps_the_sizes_variable(layer: nn.Module) -> None:
 def test_an_exporter_that_rejects_variable_sizes_has_a_next_step(cause: str, message: str) -> None:
     with pytest.raises((OptionError, ConversionError), match=message):
         raise export_error("torch.onnx", ValueError(cause), dynamic=True, advice="try .pt2")
+
+
+@pytest.mark.parametrize(
+    ("module", "sizes", "others"),
+    [(Bottle(nn.Tanh()), (2, 3, 4), (5, 6, 4)), (GramMatrix(), (2, 3, 4, 5), (3, 3, 6, 7))],
+    ids=lambda value: type(value).__name__,
+)
+def test_products_of_sizes_stay_variable(module: nn.Module, sizes: tuple[int, ...], others: tuple[int, ...]) -> None:
+    """torch.export traces torch.Size.numel() as a constant."""
+    axes = {axis: Dim.AUTO for axis, (a, b) in enumerate(zip(sizes, others, strict=True)) if a != b}
+    program = torch.export.export(module, (torch.zeros(sizes),), dynamic_shapes=(axes,)).module()
+    value = torch.randn(others)
+    assert torch.equal(program(value), module(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -304,13 +305,14 @@ class Bottle(Decorator):
         if extra <= 0:
             return self.module(input)
         batch = input.shape[: extra + 1]
-        output = self.module(input.reshape(batch.numel(), *input.shape[extra + 1 :]))
+        count = math.prod(batch)  # torch.export traces Size.numel() as a constant
+        output = self.module(input.reshape(count, *input.shape[extra + 1 :]))
         if output.dim() != self.n_output_dims:
             raise ValueError(
                 f"expected a module output with {self.n_output_dims} dimensions, found shape {tuple(output.shape)}"
             )
-        same = output.shape[0] == batch.numel()
-        last = batch[-1] if same else output.shape[0] // batch[:-1].numel()
+        same = output.shape[0] == count
+        last = batch[-1] if same else output.shape[0] // math.prod(batch[:-1])
         return output.reshape(*batch[:-1], last, *output.shape[1:])
 
     class Lua(Decorator.Lua):
