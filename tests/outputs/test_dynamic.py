@@ -17,7 +17,7 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.dpnn import SpatialReSampling
-from dpnn_bridge.modules.nn import Bottle, UpsamplingBilinear2d
+from dpnn_bridge.modules.nn import Bottle, TemporalMaxPooling, UpsamplingBilinear2d
 from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
@@ -238,11 +238,17 @@ def test_an_exporter_that_rejects_variable_sizes_has_a_next_step(cause: str, mes
 
 @pytest.mark.parametrize(
     ("module", "sizes", "others"),
-    [(Bottle(nn.Tanh()), (2, 3, 4), (5, 6, 4)), (GramMatrix(), (2, 3, 4, 5), (3, 3, 6, 7))],
+    [
+        (Bottle(nn.Tanh()), (2, 3, 4), (5, 6, 4)),
+        (GramMatrix(), (2, 3, 4, 5), (3, 3, 6, 7)),
+        (TemporalMaxPooling(2, 2), (2, 8, 3), (3, 11, 3)),
+    ],
     ids=lambda value: type(value).__name__,
 )
-def test_products_of_sizes_stay_variable(module: nn.Module, sizes: tuple[int, ...], others: tuple[int, ...]) -> None:
-    """torch.export traces torch.Size.numel() as a constant."""
+def test_functions_that_fix_a_size_are_avoided(
+    module: nn.Module, sizes: tuple[int, ...], others: tuple[int, ...]
+) -> None:
+    """torch.export traces torch.Size.numel(), and the length in F.max_pool1d, as constants."""
     axes = {axis: Dim.AUTO for axis, (a, b) in enumerate(zip(sizes, others, strict=True)) if a != b}
     program = torch.export.export(module, (torch.zeros(sizes),), dynamic_shapes=(axes,)).module()
     value = torch.randn(others)
