@@ -1,8 +1,9 @@
 """Run fixture files as pytest tests: ``pytest --t7-fixtures=DIR`` runs one test per fixture file in a folder.
 
 A fixture folder contains data. No code in the folder is run: conftest.py, test files and configuration are ignored.
-Write the option with ``=``. If the folder is a separate argument, pytest uses it as its root folder before this plugin
-is active. PyTorch is imported when the first fixture runs, so other test suites do not wait for the import.
+Write the option with ``=``. If a path in the folder is an argument of its own and there is no ``-c FILE``, pytest reads
+the configuration in the folder before this plugin is active, and can run code that it names. PyTorch is imported when
+the first fixture runs, so other test suites do not wait for the import.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_pytest_plugin_on_fixtures_of_the_repository(run: Run) -> None:
 def test_nothing_in_a_fixture_folder_is_run(run: Run, folder: Path, tmp_path: Path) -> None:
     """Neither conftest.py, nor test files, nor what a configuration there names; also outside of the root folder.
 
-    A configuration is pytest's own to read before any plugin exists: it does when the folder is an argument of its own.
+    Before any plugin exists, pytest reads the configuration in a folder that is an argument of its own, without -c.
     """
     outside = tmp_path / "outside"
     folder.rename(outside)
@@ -113,6 +113,11 @@ def test_nothing_in_a_fixture_folder_is_run(run: Run, folder: Path, tmp_path: Pa
         "[pytest]\npythonpath = .\nfilterwarnings = ignore::evil.W\naddopts = -p no:randomly\npython_files = *.py\n"
     )
     check_nothing_runs(run, outside, mark, [f"--t7-fixtures={outside}"])
+    (outside / "pytest.ini").write_text("[pytest]\npythonpath = .\naddopts = -p evil\n")
+    (tmp_path / "own.ini").touch()
+    check_nothing_runs(run, outside, mark, [f"--t7-fixtures={outside}", "-k", "good"])
+    own = ["-c", str(tmp_path / "own.ini"), f"--t7-fixtures={outside}", str(outside / "good.t7")]
+    check_nothing_runs(run, outside, mark, own)
 
 
 def check_nothing_runs(run: Run, outside: Path, mark: Path, arguments: list[str]) -> None:
