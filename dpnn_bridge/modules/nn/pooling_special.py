@@ -41,8 +41,8 @@ class TemporalMaxPooling(nn.MaxPool1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        rows = input.transpose(-1, -2).unsqueeze(-2)  # torch.export traces the length in F.max_pool1d as a constant
-        return F.max_pool2d(rows, (1, self.kernel_size), (1, self.stride)).squeeze(-2).transpose(-1, -2)
+        frames = input.transpose(-1, -2)  # torch.export traces the length in F.max_pool1d as a constant
+        return torch.max_pool1d_with_indices(frames, self.kernel_size, self.stride)[0].transpose(-1, -2)
 
     class Lua(LuaClass):
         scalars = {"kW": "kernel_size", "dW": "stride"}
