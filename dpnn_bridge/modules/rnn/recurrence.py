@@ -47,9 +47,8 @@ class Recurrent(AbstractRecurrent):
         ``nn.Recurrent(start, input, feedback, transfer, rho, merge)``, Recurrent.lua
     """
 
-    _first_continues = (
-        False  # whether Torch7's first step continues a sequence: the file was saved after a forward pass
-    )
+    #: whether Torch7's first step continues an earlier sequence: the file was saved after a forward pass
+    _first_continues = False
 
     def __init__(
         self,
@@ -140,9 +139,8 @@ class Recurrent(AbstractRecurrent):
             tensor_class, train = ctx.type_of(module), module.training
             parallel = _container("nn.ParallelTable", [input, feedback], tensor_class, train)
             recurrent = _container("nn.Sequential", [parallel, merge, transfer], tensor_class, train)
-            first = _container(
-                "nn.Sequential", [shared_clone(input), start, shared_clone(transfer)], tensor_class, train
-            )
+            modules = [shared_clone(input), start, shared_clone(transfer)]
+            first = _container("nn.Sequential", modules, tensor_class, train)
             for obj in cls._first_steps(module, first):
                 obj["step"] = 1
             fields = {
