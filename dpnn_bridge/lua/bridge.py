@@ -71,8 +71,8 @@ class LuaBridge:
         *,
         runtime: str = "auto",
         sandbox: bool | Literal["partial"] = False,
-        max_memory: int = 2 << 30,
-        max_instructions: int = 1_000_000_000,
+        max_memory: float = 2 << 30,
+        max_instructions: float = 1_000_000_000,
         max_seconds: float = 60,
     ) -> None:
         if sandbox:

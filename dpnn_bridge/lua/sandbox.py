@@ -82,9 +82,9 @@ class Sandbox:
     def __init__(
         self,
         lua_path: Sequence[Path],
-        max_memory: int,
+        max_memory: float,
         max_seconds: float,
-        max_instructions: int,
+        max_instructions: float,
         partial: bool = False,
     ) -> None:
         _check_platform()
@@ -93,7 +93,7 @@ class Sandbox:
             is_finite = name == "max_seconds" or limit < math.inf
             if not (limit > 0 and is_finite):
                 raise LuaBridgeError(f"{name} must be positive{'' if is_finite else ' and finite'}, not {limit}")
-        max_memory, max_instructions = int(max_memory), int(max_instructions)
+        memory, instructions = int(max_memory), int(max_instructions)
         self.lua_path, self.max_seconds, self.to_stderr = list(lua_path), max_seconds, False
         self.released: list[int] = []
         self._lock = threading.RLock()
@@ -112,9 +112,9 @@ class Sandbox:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), max_memory + (64 << 20))
+        self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), memory + (64 << 20))
         self._close = weakref.finalize(self, _end, self._process, self._errors)
-        start = os.getpid(), max_memory, max_instructions
+        start = os.getpid(), memory, instructions
         missing = self._exchange(self._encoded(start), time.monotonic() + _START_SECONDS, "it did not start in time")
         if missing:
             reason = f"this system cannot fully confine the Lua process: {'; '.join(missing)}"

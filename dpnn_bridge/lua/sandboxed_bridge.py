@@ -35,8 +35,8 @@ class SandboxedBridge(LuaBridge):
         *,
         runtime: str = "auto",
         sandbox: bool | Literal["partial"] = True,
-        max_memory: int = 2 << 30,
-        max_instructions: int = 1_000_000_000,
+        max_memory: float = 2 << 30,
+        max_instructions: float = 1_000_000_000,
         max_seconds: float = 60,
     ) -> None:
         check_runtime(runtime, sandbox=True)
