@@ -113,7 +113,7 @@ def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> lis
 
 def _note_index_base(result: Verification, module: nn.Module, path: Path, options: Options) -> None:
     """Add a note that a file with other results may have been converted with another ``index_base``."""
-    if any(not d.ok and d.name.startswith(("output", "converted")) for d in _comparisons(result)) and any(
+    if any(not d.ok and d.name.startswith(("output", "converted")) for d in result.differences) and any(
         hasattr(m, "index_base") for m in module.modules()
     ):
         other = 1 - options.index_base
@@ -125,16 +125,12 @@ def _note_index_base(result: Verification, module: nn.Module, path: Path, option
 
 def _note_key(result: Verification, path: Path) -> None:
     """Add a note that a file with other layers may have been converted with a key."""
-    found = _comparisons(result)
+    found = result.differences
     if 2 * sum(math.isinf(d.error) for d in found) > len(found):  # differences of names, classes and shapes
         result.notes.append(
             f"Most layers of {path.name} are not layers of MODEL. If {path.name} was converted with a key= (--key), "
             "pass this key here too."
         )
-
-
-def _comparisons(result: Verification) -> list[Difference]:
-    return [*result.whole, *(d for layer in result.layers for d in layer.converted)]
 
 
 def _open(
