@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from conftest import FIXTURES, fixture_id, manifest
 from torch import nn
 
-from dpnn_bridge import read_t7, to_lua, to_torch, training
+from dpnn_bridge import load_checkpoint, read_t7, to_lua, to_torch, training, write_t7
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.modules.dpnn import ReinforceBernoulli, ReinforceCategorical, ReinforceGamma, ReinforceNormal
 from dpnn_bridge.modules.dpnn.category import ArgMax
@@ -74,13 +75,23 @@ def test_a_choice_is_rewarded_through_arg_max() -> None:
 
 
 def test_without_a_reward_backward_says_what_to_do() -> None:
-    with pytest.raises(RuntimeError, match=r"ReinforceNormal has no reward.*training\.reinforce"):
+    with pytest.raises(RuntimeError, match=r"ReinforceNormal has no reward.*training\.reinforce.*load_checkpoint"):
         ReinforceNormal(1.0)(torch.zeros(3, 2, requires_grad=True)).sum().backward()
     module = ReinforceNormal(1.0)
     output = module(torch.zeros(3, 2, requires_grad=True))
     training.reinforce(module, torch.zeros(4))
     with pytest.raises(RuntimeError, match=r"expected 3 rewards for an input of shape \(3, 2\), found 4"):
         output.sum().backward()
+
+
+def test_the_criterion_of_a_file_rewards_the_model_of_the_file(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), ReinforceNormal(0.5))
+    write_t7(tmp_path / "a.t7", {"model": net, "criterion": VRClassReward(net)})
+    found = load_checkpoint(tmp_path / "a.t7")
+    assert found.criterions["criterion"].module is found.model
+    write_t7(tmp_path / "b.t7", {"model": found.model, "criterion": found.criterions["criterion"]})
+    again = read_t7(tmp_path / "b.t7")
+    assert again["criterion"]["module"] is again["model"]
 
 
 def test_one_module_at_several_steps_uses_one_reward() -> None:

@@ -98,7 +98,9 @@ class Reinforce(nn.Module):
         if reward is None:
             raise RuntimeError(
                 f"{name} has no reward: use a reward criterion such as VRClassReward, or call "
-                "dpnn_bridge.training.reinforce(model, reward) between the forward and the backward pass"
+                "dpnn_bridge.training.reinforce(model, reward) between the forward and the backward pass. A criterion "
+                "that was converted apart from the model rewards a copy of it: load both with "
+                "dpnn_bridge.load_checkpoint"
             )
         if reward.dim() != 1:
             raise RuntimeError(f"{name}: expected a reward of shape (N), found {tuple(reward.shape)}")
