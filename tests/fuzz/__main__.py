@@ -14,9 +14,7 @@ from .run import TARGETS, in_a_process
 @click.option("--target", "targets", multiple=True, type=click.Choice(TARGETS), help="Repeatable; default: all.")
 @click.option("--minutes", type=float, help="Duration of all targets together. Default: 10 without --cases.")
 @click.option("--cases", type=int, help="Number of cases of each target.")
-@click.option(
-    "--seed", default=1, show_default=True, help="The same seed and version of Hypothesis give the same cases."
-)
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same cases.")
 @click.option(
     "--found",
     type=click.Path(path_type=Path, file_okay=False),

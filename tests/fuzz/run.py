@@ -1,33 +1,52 @@
-"""Run cases that Hypothesis draws; minimize and save those that break a promise."""
+"""Run random cases; minimize and save those that break a promise."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
-from hypothesis.errors import Flaky
 
 from . import actions, beside, commands, pytorch, t7
 from .watch import BrokenPromiseError, Figures, Watch
 
 TARGETS = ("t7", "pt", "safetensors", "commands", *beside.TARGETS)
-#: number of cases of one run of Hypothesis, which stores all of them
+#: number of cases after which a process reports its figures
 BATCH = 500
+#: seconds to minimize a case
+MINIMIZE = 60
 #: address space in addition to the initial size of the process
 ADDRESS_SPACE = 3 << 30
 
 
-class _TimeIsUp(KeyboardInterrupt):
-    """Ends a batch. If the case returned instead, Hypothesis would report that its draws are not reproducible."""
+class Choices(Random):
+    """Random numbers of ``randrange`` and ``choice`` that are recorded, to repeat a case with fewer and smaller ones.
+
+    Args:
+        seed: the seed; None to return ``given`` and then zeros.
+        given: earlier recorded numbers.
+    """
+
+    def __init__(self, seed: str | None, given: Sequence[int] = ()) -> None:
+        super().__init__(seed)
+        self.made: list[int] = []
+        self._given = given if seed is None else None
+
+    def getrandbits(self, k: int, /) -> int:
+        if self._given is None:
+            number = super().getrandbits(k)
+        elif len(self.made) < len(self._given):
+            number = self._given[len(self.made)] & ((1 << k) - 1)
+        else:
+            number = 0
+        self.made.append(number)
+        return number
 
 
 class Fuzzer:
@@ -42,62 +61,57 @@ class Fuzzer:
         self.target, self.found = target, found
         self.figures = Figures()
         self._current: tuple[str, bytes] = ("", b"")
-        self._wanted: BrokenPromiseError | None = None
-        self._file = ""
+        self._running = None
+        if found is not None:
+            self._running = open(found / f"running-{os.getpid()}", "wb", buffering=0)  # noqa: SIM115
 
-    def run(self, seed_: int, cases: int | None = None, until: float | None = None) -> Figures:
-        """Run until the number of ``cases`` or the time ``until`` of the monotonic clock is reached."""
+    def run(self, seed: int, cases: int | None = None, until: float | None = None, first: int = 0) -> Figures:
+        """Run until the number of ``cases`` or the time ``until`` of the monotonic clock is reached.
+
+        Args:
+            seed: the seed.
+            cases: number of cases.
+            until: end time.
+            first: number of the first case. The seed and the number determine the case.
+        """
+        number = first
         with Watch(self.figures).working() as watch:
-            start = self.figures.cases
-            while (cases is None or self.figures.cases - start < cases) and (until is None or time.monotonic() < until):
-                count = BATCH if cases is None else min(BATCH, cases - (self.figures.cases - start))
-                with suppress(_TimeIsUp):
-                    self._batch(watch, seed_, count, until)
-                seed_ += 1
+            while (cases is None or number < first + cases) and (until is None or time.monotonic() < until):
+                self.figures.cases += 1
+                choices = Choices(f"{seed}/{number}")
+                number += 1
+                finding = self._broken(watch, choices)
+                if finding is not None and finding.kind not in self.figures.found:
+                    self._minimize(watch, finding, choices.made)
         return self.figures
 
-    def _batch(self, watch: Watch, seed_: int, count: int, until: float | None) -> None:
-        self._wanted = None
-
-        @seed(seed_)
-        @settings(
-            max_examples=count,
-            database=None,
-            deadline=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),  # type: ignore[arg-type]
-            print_blob=False,
-            report_multiple_bugs=False,
-        )
-        @given(st.randoms(use_true_random=False))
-        def batch(random: Random) -> None:
-            if not self._wanted and until and time.monotonic() > until:
-                raise _TimeIsUp
-            self._case(watch, random)
-
+    def _broken(self, watch: Watch, choices: Choices) -> BrokenPromiseError | None:
+        """Run a case; return the promise that it broke."""
         try:
-            batch()
+            self._one(watch, choices)
         except BrokenPromiseError as finding:
-            self.figures.found[finding.kind] = f"{finding}{self._saved()}"
-        except Flaky as error:  # caused by the first call of a library, or by a busy machine
-            kind, message = "the cases", f"are not reproducible: {error}"
-            if self._wanted is not None:
-                kind, message = self._wanted.kind, f"{self._wanted}{self._file}"
-            self.figures.flaky.setdefault(kind, []).append(message)
-
-    def _case(self, watch: Watch, random: Random) -> None:
-        if not self._wanted:
-            self.figures.cases += 1
-        try:
-            self._one(watch, random)
-        except BrokenPromiseError as finding:
-            if finding.kind in self.figures.found or (self._wanted and finding.kind != self._wanted.kind):
-                return
-            if self._wanted is None:
-                self._wanted, self._file = finding, self._saved("once-")
-            raise
+            return finding
         finally:
             watch.clear()
+        return None
+
+    def _minimize(self, watch: Watch, finding: BrokenPromiseError, choices: list[int]) -> None:
+        """Save the file of a case, and of the simplest case found that breaks the same promise."""
+        kind, once = finding.kind, self._saved("once-")
+
+        def again(choices: list[int]) -> bool:
+            nonlocal finding
+            repeated = self._broken(watch, Choices(None, choices))
+            if repeated is None or repeated.kind != kind:
+                return False
+            finding = repeated
+            return True
+
+        if not again(choices):  # caused by the first call of a library, or by a busy machine
+            self.figures.flaky.setdefault(kind, []).append(f"{finding}{once}")
+            return
+        again(minimized(choices, again))
+        self.figures.found[kind] = f"{finding}{self._saved()}"
 
     def _one(self, watch: Watch, random: Random) -> None:
         if self.target == "commands":
@@ -121,9 +135,13 @@ class Fuzzer:
         actions.case(watch, suffix, data, random)
 
     def _note(self) -> None:
-        """Store the case, because it may kill the process."""
-        if self.found is not None:
-            (self.found / f"running-{os.getpid()}").write_bytes(self._current[1])
+        """Store the case, because it may kill the process.
+
+        The file stays open, because some file systems wait for the disk if a file is emptied and closed.
+        """
+        if self._running is not None:
+            self._running.seek(0)
+            self._running.truncate(self._running.write(self._current[1]))
 
     def _saved(self, prefix: str = "") -> str:
         """Save the case; return its path for a message."""
@@ -142,7 +160,23 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (held + ADDRESS_SPACE, held + ADDRESS_SPACE))
 
 
-def in_a_process(target: str, seed_: int, seconds: float | None, cases: int | None, found: Path) -> list[Figures]:
+def minimized(choices: list[int], fails: Callable[[list[int]], bool]) -> list[int]:
+    """Remove numbers, or replace them by zero, while the case fails; for at most :data:`MINIMIZE` seconds."""
+    until, size = time.monotonic() + MINIMIZE, len(choices)
+    while size:
+        for at in range(len(choices) - size, -1, -size):
+            before, part, after = choices[:at], choices[at : at + size], choices[at + size :]
+            if time.monotonic() > until:
+                return choices
+            if fails(before + after):
+                choices = before + after
+            elif any(part) and fails(before + [0] * size + after):
+                choices = before + [0] * size + after
+        size //= 2
+    return choices
+
+
+def in_a_process(target: str, seed: int, seconds: float | None, cases: int | None, found: Path) -> list[Figures]:
     """Run a target in a process; if a case kills it, save the case and continue in a new process.
 
     Returns:
@@ -152,10 +186,11 @@ def in_a_process(target: str, seed_: int, seconds: float | None, cases: int | No
     context = multiprocessing.get_context("spawn")
     until = None if seconds is None else time.monotonic() + seconds
     results: list[Figures] = []
+    first = 0
     while True:
         receive, send = context.Pipe(duplex=False)
-        left = None if cases is None else cases - sum(f.cases for f in results)
-        process = context.Process(target=_work, args=(send, target, seed_, until, left, found))
+        left = None if cases is None else cases - first
+        process = context.Process(target=_work, args=(send, target, seed, until, left, first, found))
         process.start()
         send.close()
         latest = Figures()
@@ -168,22 +203,24 @@ def in_a_process(target: str, seed_: int, seconds: float | None, cases: int | No
             crash = found / f"crash-{process.pid}.{target}"
             running.rename(crash) if running.exists() else None
             latest.found[f"the process ends with {process.exitcode}"] = str(crash)
-            seed_ += latest.cases // BATCH + 1
+        first += latest.cases + BATCH
         running.unlink(missing_ok=True)
         results.append(latest)
         if not process.exitcode or (until is not None and time.monotonic() > until) or len(results) > 50:
             return results
 
 
-def _work(send: object, target: str, seed_: int, until: float | None, cases: int | None, found: Path) -> None:
+def _work(
+    send: object, target: str, seed: int, until: float | None, cases: int | None, first: int, found: Path
+) -> None:
     import torch
 
     torch.set_num_threads(1)
     limit_memory()
+    gc.freeze()  # collections do not traverse the libraries
     fuzzer = Fuzzer(target, found)
     tell: Callable[[Figures], None] = send.send  # type: ignore[attr-defined]
     while (cases is None or fuzzer.figures.cases < cases) and (until is None or time.monotonic() < until):
-        part = 10 * BATCH if cases is None else min(10 * BATCH, cases - fuzzer.figures.cases)
-        fuzzer.run(seed_, part, until)
-        seed_ += part // BATCH + 1
+        done = fuzzer.figures.cases
+        fuzzer.run(seed, BATCH if cases is None else min(BATCH, cases - done), until, first + done)
         tell(fuzzer.figures)

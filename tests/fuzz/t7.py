@@ -6,7 +6,7 @@ import functools
 import struct
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.loaders import dumps, loads
@@ -19,12 +19,9 @@ CORPUS = Path(__file__).parent / "corpus"
 LARGEST = 1 << 13
 
 
-class Token(NamedTuple):
-    """A token of a binary file: ``kind`` is code, index, count, long, double, bool, string, version, class or data."""
-
-    kind: str
-    start: int
-    stop: int
+#: a token of a binary file: its kind (code, index, count, long, double, bool, string, version, class, data), start and
+#: stop. A plain tuple, which the garbage collector does not traverse.
+Token = tuple[str, int, int]
 
 
 class Grammar:
@@ -47,7 +44,7 @@ class Grammar:
     def _take(self, kind: str, form: str) -> Any:
         start, self.at = self.at, self.at + struct.calcsize(form)
         (value,) = struct.unpack_from(form, self.data, start)
-        self.tokens.append(Token(kind, start, self.at))
+        self.tokens.append((kind, start, self.at))
         return value
 
     def _bytes(self, kind: str) -> bytes:
@@ -56,7 +53,7 @@ class Grammar:
         self.at += 4 + size
         if size < 0 or self.at > len(self.data):
             raise ValueError("a string")
-        self.tokens.append(Token(kind, start, self.at))
+        self.tokens.append((kind, start, self.at))
         return self.data[start + 4 : self.at]
 
     def _value(self, depth: int) -> None:
@@ -104,7 +101,7 @@ class Grammar:
                 self.at = start + self._take("long", "<q") * dtype.itemsize
                 if not start <= self.at <= len(self.data):
                     raise ValueError("a storage")
-                self.tokens.append(Token("data", start, self.at))
+                self.tokens.append(("data", start, self.at))
 
 
 @functools.cache
@@ -114,7 +111,12 @@ def corpus() -> list[bytes]:
     return [data for path in paths if 0 < len(data := path.read_bytes()) <= LARGEST]
 
 
-@functools.lru_cache(4096)
+@functools.cache
+def grammar_of_corpus(data: bytes) -> Grammar | None:
+    """Return the tokens of a file of the corpus, which is read once."""
+    return grammar(data)
+
+
 def grammar(data: bytes) -> Grammar | None:
     """Return the tokens of a file; None if :class:`Grammar` does not accept it."""
     try:
@@ -132,12 +134,12 @@ def mutated(random: Random) -> bytes:
 def changed_file(original: bytes, files: list[bytes], random: Random) -> bytes:
     """Return a changed file, which may contain parts of the other files."""
     kind = random.randrange(20)
-    if kind < 9 and (tokens := grammar(original)) is not None:
-        data = original
-        for _ in range(random.choice([1, 1, 1, 2, 3])):
-            data = _in_tokens(data, tokens, files, random)
+    if kind < 9 and (tokens := grammar_of_corpus(original)) is not None:
+        data = _in_tokens(original, tokens, files, random)
+        for _ in range(random.choice([0, 0, 0, 1, 2])):
             if (tokens := grammar(data)) is None:
                 break
+            data = _in_tokens(data, tokens, files, random)
         return data
     if kind < 16:
         return _in_graph(original, random)
@@ -147,22 +149,20 @@ def changed_file(original: bytes, files: list[bytes], random: Random) -> bytes:
 def _in_tokens(data: bytes, tokens: Grammar, files: list[bytes], random: Random) -> bytes:
     if random.randrange(4) == 0:
         return _in_values(data, tokens, files, random)
-    token = random.choice(tokens.tokens)
-    part = data[token.start : token.stop]
-    return data[: token.start] + _other(token.kind, part, tokens, random) + data[token.stop :]
+    kind, start, stop = random.choice(tokens.tokens)
+    return data[:start] + _other(kind, data[start:stop], tokens, random) + data[stop:]
 
 
 def _other(kind: str, part: bytes, tokens: Grammar, random: Random) -> bytes:
     """Return a replacement for a token."""
     if kind in ("code", "index", "count", "bool", "long"):
         form = "<q" if kind == "long" else "<i"
-        alike = [t for t in tokens.tokens if t.kind == kind]
-        other = random.choice(alike)
+        _, first, last = random.choice([t for t in tokens.tokens if t[0] == kind])
         (old,) = struct.unpack(form, part)
         numbers = [*WHOLE, *(2**n for n in (32, 48, 62))] if kind == "long" else WHOLE
         new = random.choice([old - 1, old + 1, random.choice(numbers), random.choice(numbers)])
         if random.randrange(3) == 0:
-            return tokens.data[other.start : other.stop]
+            return tokens.data[first:last]
         if kind == "long":
             return struct.pack("<Q", new % 2**64)
         return struct.pack("<i", new) if -(2**31) <= new < 2**31 else part
@@ -186,7 +186,7 @@ def _in_values(data: bytes, tokens: Grammar, files: list[bytes], random: Random)
     if kind == 0:
         first, last = random.choice(tokens.values)
         new = data[first:last]
-    elif kind == 1 and (other := grammar(random.choice(files))) is not None:
+    elif kind == 1 and (other := grammar_of_corpus(random.choice(files))) is not None:
         first, last = random.choice(other.values)
         new = other.data[first:last]
     elif kind == 2 and tokens.known:

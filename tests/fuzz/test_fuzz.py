@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import warnings
@@ -9,7 +10,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis.errors import StopTest
 
 from dpnn_bridge.errors import ConversionError
 
@@ -69,15 +69,13 @@ def test_what_the_watch_notices() -> None:
             warnings.simplefilter("ignore")
             with pytest.raises(BrokenPromiseError, match="x returns 90000 characters"):
                 watch.run("x", lambda: fails(ConversionError("x\n" * 30_000)))
-        with pytest.raises(StopTest):  # not a broken promise: the random data of the case are used up
-            watch.run("x", lambda: fails(StopTest(1)))
 
 
 def test_what_does_not_come_again_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fuzzer, calls = Fuzzer("pt", tmp_path), []
 
     def one(watch: Watch, random: Random) -> None:
-        calls.append(random.random())
+        calls.append(random.randrange(9))
         fuzzer._current = "x.pt", b"the file"
         if len(calls) == 3:
             raise BrokenPromiseError("load is slow", "1.2 s")
@@ -88,6 +86,23 @@ def test_what_does_not_come_again_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert message.startswith("load is slow: 1.2 s (")
     assert [path.read_bytes() for path in tmp_path.glob("once-*.pt")] == [b"the file"]
     assert "once: load is slow" in str(figures)
+
+
+def test_a_case_is_minimized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzzer = Fuzzer("pt", tmp_path)
+
+    def one(watch: Watch, random: Random) -> None:
+        numbers = [random.randrange(100) for _ in range(random.randrange(20))]
+        fuzzer._current = "x.pt", repr(numbers).encode()
+        if any(number > 90 for number in numbers):
+            raise BrokenPromiseError("load is slow")
+
+    monkeypatch.setattr(fuzzer, "_one", one)
+    figures = fuzzer.run(1, 100)
+    (path,) = set(tmp_path.glob("*.pt")) - set(tmp_path.glob("once-*"))
+    assert figures.found == {"load is slow": f"load is slow ({path})"}
+    (number,) = filter(None, json.loads(path.read_bytes()))
+    assert number > 90
 
 
 def test_a_run_ends_when_its_time_is_up() -> None:

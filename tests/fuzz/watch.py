@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hypothesis.errors import StopTest
-
 import dpnn_bridge
 from dpnn_bridge.errors import DpnnBridgeError
 
@@ -158,7 +156,7 @@ class Watch:
             self._check_error(name, error)
         except Endless:
             raise BrokenPromiseError(f"{name} does not end") from None
-        except (BrokenPromiseError, KeyboardInterrupt, StopTest):  # StopTest: Hypothesis has no more random data
+        except (BrokenPromiseError, KeyboardInterrupt):
             raise
         except BaseException as error:
             raise BrokenPromiseError(
