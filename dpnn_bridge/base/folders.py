@@ -213,11 +213,14 @@ def remove_abandoned(parent: Path) -> None:
     if len(entries) >= _MANY:
         _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:
-        if not _NAME.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False) or Path(entry.path) in _folders:
+        folder = Path(entry.path)
+        if not _NAME.fullmatch(entry.name) or folder in _folders:
             continue
-        with suppress(OSError, RecursionError), _opened(Path(entry.path)) as is_free:  # others may create such a folder
-            if is_free:
-                shutil.rmtree(entry.path)  # ends at the first error
+        with suppress(OSError, RecursionError):  # others may create such a folder
+            if entry.is_dir(follow_symlinks=False):
+                with _opened(folder) as is_free:
+                    if is_free:
+                        shutil.rmtree(folder)  # ends at the first error
 
 
 def remove_temporary() -> None:

@@ -25,6 +25,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import atomic, folders, reading, writing
 from dpnn_bridge.base.atomic import DeferredErrorFile, check_output, imported_files, protecting, replacing
+from dpnn_bridge.base.file_set import find_same
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.batch import manifest
 from dpnn_bridge.batch.manifest import Manifest
@@ -194,6 +195,33 @@ def test_a_folder_whose_entries_cannot_be_listed_is_written(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "scandir", refused)
     folders.remove_abandoned(tmp_path)
+
+
+def test_a_disk_error_of_an_abandoned_folder_is_none_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Entry:  # of a file system that lists no types
+        name, path = ".dpnn-0123456789abcdef", str(tmp_path / ".dpnn-0123456789abcdef")
+
+        def is_dir(self, **options: object) -> bool:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
+
+    monkeypatch.setattr(os, "scandir", lambda path: [Entry()])
+    folders.remove_abandoned(tmp_path)
+
+
+def test_a_disk_error_of_the_folder_of_outputs_is_left_to_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def fails(path: Any, **options: Any) -> os.stat_result:
+        if os.fspath(path) == str(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", fails)
+    assert find_same([tmp_path / "a.pt", tmp_path / "b.pt"]) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes")
