@@ -28,9 +28,12 @@ class Dynamic:
 
     Attributes:
         axes: for each tensor of the input, in order: index of a dynamic axis -> its name.
+        larger_first: whether inputs get smaller sizes than those of the example only if the model does not accept
+            larger ones. ``torch.export`` excludes sizes for which a layer has a result of size 1.
     """
 
     axes: tuple[dict[int, str], ...]
+    larger_first: bool = False
 
     @classmethod
     def of(cls, given: bool | str | Sequence[str], example: Any, names: Sequence[str] | None = None) -> Dynamic:
@@ -140,8 +143,11 @@ class Dynamic:
         # after a pooling, a smaller change would give the same size
         near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
+        sizes = sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]
+        if self.larger_first:
+            sizes.sort(key=lambda size: size < n)
         found = []
-        for size in sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]:
+        for size in sizes:
             if not self._accepts(module, example, {"batch": BATCHES[0], name: size}):
                 continue
             found.append(size)

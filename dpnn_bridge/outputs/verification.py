@@ -166,16 +166,18 @@ def check_program(
         except Exception as e:
             if example is not examples[-1]:
                 traced, other = map(nested.sizes_text, (examples[-1], example))
-                raise fixed_size(f"it runs on {traced}, not on {other}") from e
+                raise fixed_size(f"it runs on {traced}, not on {other}", e) from e
             raise VerificationError(
                 f"{path}: {what} cannot run the file on an input of {nested.sizes_text(example)}: {e}"
             ) from e
         _check_outputs(path, outputs, module, example, what)
 
 
-def fixed_size(reason: str) -> OptionError:
+def fixed_size(reason: str, cause: BaseException) -> OptionError:
     """Return the error for a size that cannot vary in the traced program, although it can vary in the model."""
     advice = "a loop over a size, such as the number of time steps, is traced for one size only; omit this size"
+    if re.search(r"[!=]= 1\b", str(cause)):  # a guard, such as: Guard failed: input.size()[3] // 2 != 1
+        advice = "on one of them a layer has a result of size 1, which torch.export excludes; pass a larger example"
     return OptionError(f"dynamic= (--dynamic): the traced program does not accept other sizes: {reason}; {advice}")
 
 
@@ -190,7 +192,8 @@ def export_error(exporter: str, cause: BaseException, *, dynamic: bool, advice: 
     """
     constant = re.search(r"(?:constant \(|static shape of )(\d+)", str(cause))
     if dynamic and (constant or "Constraints violated" in str(cause)):
-        return fixed_size(f"torch.export found the constant size {constant[1] if constant else 'of the example'}")
+        size = constant[1] if constant else "of the example"
+        return fixed_size(f"torch.export found the constant size {size}", cause)
     advices = ["omit a size from dynamic= (--dynamic)"] * dynamic + [advice] * bool(advice)
     return ConversionError("; ".join([f"{exporter} cannot export this model: {str(cause).strip()}", *advices]))
 

@@ -38,6 +38,7 @@ from dpnn_bridge.porting.networks import (
     check_registered,
     copy_for_run,
     double_copy,
+    fill,
     inputs,
     lua_path_of,
     named_tensors,
@@ -46,7 +47,7 @@ from dpnn_bridge.porting.networks import (
     single_buffers,
     trace,
 )
-from dpnn_bridge.porting.notes import matches_of, notes_of, of_rounding, overflowing
+from dpnn_bridge.porting.notes import matches_of, notes_of, of_lua, of_rounding, overflowing
 from dpnn_bridge.porting.probe import (
     check_deterministic,
     check_random,
@@ -346,6 +347,8 @@ class Port:
             what = f"a part of the parameter {unset[0]}" if unset[0] in values else f"the parameter {unset[0]}"
             reason = f"the source has no values for {what}; {hint}"
             report.equal, report.first = False, Deviation(unset[0].rpartition(".")[0], "", "", reason)
+        if not report.equal:
+            report.notes += of_lua(self.model, self.source)
         report.sides = self.sides
         self.values = values
         report._fill = partial(fill, self.user, values)  # keeps these values, and not the recordings of the port
@@ -389,11 +392,3 @@ def _vary(first: list[Tensor], second: list[Tensor]) -> bool:
     """Return whether outputs whose elements are all equal, such as a single score, change with the input."""
     numbers = [torch.tensor(sorted(float(t.flatten()[0]) for t in ts if t.numel())) for ts in (first, second)]
     return len(numbers[0]) == len(numbers[1]) and difference(*numbers) > SINGLE
-
-
-def fill(module: nn.Module, values: dict[str, Tensor]) -> None:
-    """Write values into the parameters and buffers of a module by name."""
-    tensors = named_tensors(module)
-    with torch.no_grad():
-        for name, value in values.items():
-            tensors[name].copy_(value)

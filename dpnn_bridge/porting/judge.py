@@ -16,10 +16,10 @@ from dpnn_bridge.base.arguments import bound, checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.porting.api import Port, fill, port
+from dpnn_bridge.porting.api import Port, port
 from dpnn_bridge.porting.events import LINEAR, Event
 from dpnn_bridge.porting.flow import sums_with, through_sums, through_views
-from dpnn_bridge.porting.networks import doubled, named_tensors, running_networks
+from dpnn_bridge.porting.networks import doubled, fill, named_tensors, running_networks
 from dpnn_bridge.porting.report import Deviation, PortReport
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.tape import Node, Slot

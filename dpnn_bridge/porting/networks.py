@@ -115,6 +115,14 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
 
 
+def fill(module: nn.Module, values: dict[str, Tensor]) -> None:
+    """Write values into the parameters and buffers of a module by name."""
+    tensors = named_tensors(module)
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
+
+
 def sharing_memory(module: nn.Module) -> list[set[str]]:
     """Return groups of names of different parameters and buffers whose memory overlaps."""
     names = {id(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}

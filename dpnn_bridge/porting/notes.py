@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.porting.flow import ancestors, output_nodes
 from dpnn_bridge.porting.networks import location, named_tensors
 from dpnn_bridge.porting.placement import Placement
@@ -64,6 +65,16 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
     elif here is not None:
         where = location(here.owner, here.line)
         yield f"equal to single precision: the module computes this in float32 ({where})"
+
+
+def of_lua(model: nn.Module, source: Source) -> Iterator[str]:
+    """Yield a note for each layer of the source that runs in Lua and has weights, which cannot be assigned."""
+    for name, module in model.named_modules():
+        if isinstance(module, Placeholder) and list(module.parameters()):
+            yield (
+                f"the weights of {source.names(name)} ({module.class_name}) are not ported, because this layer runs in "
+                "Lua; convert its class with @lua_class in a plugin"
+            )
 
 
 def _first_single(tape: Tape) -> Node | None:

@@ -81,6 +81,20 @@ def test_an_exported_program_that_holds_at_one_size_is_refused(tmp_path: Path) -
     assert not (tmp_path / "wrong.pt2").exists()
 
 
+def test_a_small_example_of_a_pooling_network_is_accepted(tmp_path: Path) -> None:
+    """torch.export excludes sizes for which the pooling returns size 1, so larger sizes are tried first."""
+    net, example = nn.Sequential(nn.MaxPool2d(2)), torch.randn(1, 3, 4, 4)
+    dpnn_bridge.save(tmp_path / "m.pt", net)
+    dpnn_bridge.save(tmp_path / "m.pt2", net, input=example, dynamic="batch,height,width")
+    assert dpnn_bridge.verify(tmp_path / "m.pt", tmp_path / "m.pt2", input=example).ok
+
+
+def test_a_result_of_size_one_is_named(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.MaxPool2d(4))
+    with pytest.raises(OptionError, match=r"a layer has a result of size 1, .* pass a larger example"):
+        dpnn_bridge.save(tmp_path / "m.pt2", net, input=torch.randn(1, 3, 4, 4), dynamic="height")
+
+
 @pytest.mark.parametrize(
     ("dynamic", "message"),
     [

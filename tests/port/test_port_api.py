@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.lua import LuaBridge
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
 
@@ -323,3 +324,22 @@ def test_outputs_that_are_no_numbers_are_not_called_random() -> None:
 
     report = dpnn_bridge.port(Root(5, 3), Root(5, 3), torch.randn(4, 5))
     assert not report.equal
+
+
+def test_weights_of_a_layer_in_lua_are_named_as_not_ported() -> None:
+    pytest.importorskip("lupa")
+    bridge = LuaBridge.from_files([Path(__file__).parents[2] / "examples" / "scaled_power.lua"])
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x.sign() * x**2
+
+    layer = bridge.module("nn.ScaledPower", 3, 2)
+    layer.weight.data.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    report = dpnn_bridge.port(nn.Sequential(layer), Scaled(), torch.randn(4, 3))
+    assert not report.equal
+    assert "the weights of modules[1] (nn.ScaledPower) are not ported, because this layer runs in Lua" in str(report)

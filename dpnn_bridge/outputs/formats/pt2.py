@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class Pt2(Format):
     def write(self, module: nn.Module, path: Path, context: ExportContext) -> None:
         check_example(context.example, ".pt2", module)
         run_traceable(module, context.example)  # an error of the model is clearer than an error of the tracer
-        dynamic = Dynamic.of(context.options.get("dynamic", False), context.example)
+        dynamic = replace(Dynamic.of(context.options.get("dynamic", False), context.example), larger_first=True)
         *_, example = context.written = dynamic.examples(context.example, module)
         written = WrittenBytes()
         try:
@@ -167,7 +168,8 @@ class Pt2(Format):
             return recording.found | {"": output}
 
         sizes = [n.meta["val"].shape for n in loaded.graph.nodes if n.op == "placeholder" and "val" in n.meta]
-        dynamic = Dynamic(tuple({i: str(s) for i, s in enumerate(shape) if not isinstance(s, int)} for shape in sizes))
+        axes = tuple({i: str(s) for i, s in enumerate(shape) if not isinstance(s, int)} for shape in sizes)
+        dynamic = Dynamic(axes, larger_first=True)
         return Written(dict(program.state_dict), run=run, example=example, complete=False, exact=False, dynamic=dynamic)
 
 
