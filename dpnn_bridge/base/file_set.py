@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.remote import Location, url_place
+from dpnn_bridge.errors import OptionError
 
 StrPath = str | os.PathLike[str]
 
@@ -54,6 +56,28 @@ class FileSet:
 def folded(name: str) -> str:
     """Return a text that is equal for all names of one file, also if the file system ignores case or Unicode forms."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def check_distinct(*outputs: Location | None) -> None:
+    """Raise an error if two outputs are the same file, also through links to folders or in other case, or one place.
+
+    Args:
+        *outputs: Files and URLs; a manifest without links, because lines are appended to their targets.
+
+    Raises:
+        OptionError: Two outputs are the same file.
+    """
+    same: tuple[Location, Location] | None = find_same(output for output in outputs if isinstance(output, Path))
+    places: dict[str, str] = {}
+    for url in (output for output in outputs if isinstance(output, str)):
+        place = url_place(url)
+        if place in places:
+            same = places[place], url
+        places[place] = url
+    if same is not None:
+        raise OptionError(
+            f"two outputs are the same file: {same[0]} and {same[1]}; choose another name for one of them"
+        )
 
 
 def find_same(files: Iterable[Path]) -> tuple[Path, Path] | None:

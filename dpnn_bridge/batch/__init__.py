@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments, renamed
 from dpnn_bridge.base.atomic import imported_files, protecting
+from dpnn_bridge.base.file_set import check_distinct
 from dpnn_bridge.base.folders import remove_abandoned
 from dpnn_bridge.base.remote import Location, absolute, location_of, url_exists
 from dpnn_bridge.base.shards import checksum_of
@@ -108,12 +109,18 @@ def run(
         force: convert again if the output exists. Otherwise a task is skipped if its output is complete and was
             converted from the same input with the same options, and fails for any other existing file.
         **options: options of :func:`dpnn_bridge.files.convert`.
+
+    Raises:
+        OptionError: two different tasks write the same file, or a task writes the manifest.
     """
     log = None if manifest is None else Manifest(manifest)
     key = options.get("key")
     tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
     if options.get("max_shard_size") is not None:
         tasks = [replace(task, target=_index_of(task.target, to)) for task in tasks]
+    # a task that is listed twice is converted once
+    targets = {(absolute(task.source), absolute(task.target), task.key): location_of(task.target) for task in tasks}
+    check_distinct(log and Path(os.path.realpath(log.path)), *targets.values())
     task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}
     task_options |= {"to": to, "force": force, "checksum": log is not None}
     calls = [(task, log and log.equal(absolute(task.target))) for task in tasks]

@@ -17,6 +17,7 @@ import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, write_text
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.file_set import check_distinct
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.base.remote import location_of, manifest_path
@@ -31,7 +32,6 @@ from dpnn_bridge.cli.terminal import (
     OutputType,
     SourceType,
     accept_only,
-    check_distinct,
     console,
     dask_option,
     executor_of,
@@ -340,7 +340,6 @@ class _Request:
             target = location_of(index_of(self.files[1])) if self.sharded else self.files[1]
             classes = {n: v for n, v in self.options.items() if n in ("plugins", "lua", "sandbox")}
             tasks = batch.tasks_for_models(self.files[0], target, keys=model_keys(self.files[0], **classes))
-        check_distinct(self.manifest and Path(os.path.realpath(self.manifest)), *(task.target for task in tasks))
         with executor_of(self.dask, self.options.get("plugins", ())) as executor:
             arguments = {"jobs": self.jobs, "executor": executor, "manifest": self.manifest, "force": self.force}
             outcomes = batch.run(tasks, to=self.to, **arguments, **self.options)

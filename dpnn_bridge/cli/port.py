@@ -19,13 +19,13 @@ import click
 
 from dpnn_bridge.base.atomic import after_writing, check_output, reading_back, replacing, write_text
 from dpnn_bridge.base.boundary import as_package_error, wrap_errors
+from dpnn_bridge.base.file_set import check_distinct
 from dpnn_bridge.base.import_file import import_file
 from dpnn_bridge.base.python_parser import literal_eval, parse
 from dpnn_bridge.base.shards import check_unchanged, state_of
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.cli.terminal import (
-    check_distinct,
     console,
     piped,
     plain_table,
@@ -153,7 +153,8 @@ def convert_into(comparison: Comparison, target: Any, force: bool) -> None:
     """Load the weights of a Torch7 model into a network, and write the state_dict of the network.
 
     Raises:
-        UsageError: the target is not a local file, its suffix is not supported, or target and report are the same file.
+        UsageError: the target is not a local file, or its suffix is not supported.
+        OptionError: target and report are the same file.
         VerificationError: the outputs of network and model differ; no file is written.
     """
     if not isinstance(target, Path) or target.suffix not in (*PICKLED, ".safetensors"):

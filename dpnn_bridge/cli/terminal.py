@@ -25,7 +25,7 @@ from click.core import ParameterSource
 from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
-from dpnn_bridge.base.file_set import FileSet, find_same
+from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.remote import input_place, location_of
 from dpnn_bridge.base.shards import shards_of
@@ -283,21 +283,6 @@ def protect_inputs(*inputs: Any) -> None:
     if (source := find_stdout(kept)) is not None:
         raise OutputError(f"stdout is the input {source}, which is never replaced; redirect it to another file")
     click.get_current_context().with_resource(protecting(lambda: kept))
-
-
-def check_distinct(*outputs: Any) -> None:
-    """Raise an error if two outputs of a command are the same file, also through links to folders or in other case.
-
-    Args:
-        *outputs: Local files, a manifest without links, because lines are appended to their targets; None, ``-`` and
-            URLs are ignored.
-
-    Raises:
-        UsageError: Two outputs are the same file.
-    """
-    same = find_same(output for output in outputs if isinstance(output, Path))
-    if same is not None:
-        raise click.UsageError(f"two outputs are the same file: {same[0]} and {same[1]}")
 
 
 def accept_only(form: str, *names: str) -> None:

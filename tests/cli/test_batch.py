@@ -52,6 +52,20 @@ def test_two_sources_for_one_output_are_refused(tmp_path: Path) -> None:
         batch.tasks_for(sources, tmp_path / "out", ".pt")
 
 
+@pytest.mark.parametrize("targets", [("a/x.pt", "a/../a/x.pt"), ("s3://a/x.pt", "s3://a//x.pt"), ("a/x.pt", "b/x.pt")])
+def test_two_tasks_for_one_output_are_refused(targets: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    found = [name if "://" in name else tmp_path / name for name in targets]
+    tasks = [batch.Task(tmp_path / f"{i}.t7", target) for i, target in enumerate(found)]
+    with pytest.raises(OptionError, match="two outputs are the same file"):
+        next(batch.run(tasks))
+    if isinstance(found[0], Path):
+        with pytest.raises(OptionError, match="two outputs are the same file"):
+            next(batch.run(tasks[:1], manifest=found[1]))
+    assert [outcome.status for outcome in batch.run([tasks[0]] * 2)] == ["failed"] * 2  # no such input
+
+
 def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source,) = copies(tmp_path, "model.t7")
     monkeypatch.chdir(tmp_path)
