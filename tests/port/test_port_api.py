@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, OptionError
-from dpnn_bridge.lua import LuaBridge
 
 LENET = Path(__file__).parents[2] / "fixtures/samples/torch-demos__mnist_convnet/model.t7"
 
@@ -328,6 +327,8 @@ def test_outputs_that_are_no_numbers_are_not_called_random() -> None:
 
 def test_weights_of_a_layer_in_lua_are_named_as_not_ported() -> None:
     pytest.importorskip("lupa")
+    from dpnn_bridge.lua import LuaBridge
+
     bridge = LuaBridge.from_files([Path(__file__).parents[2] / "examples" / "scaled_power.lua"])
 
     class Scaled(nn.Module):
