@@ -22,7 +22,7 @@ from typing import Any
 
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import counted
-from dpnn_bridge.base.file_set import FileSet, StrPath
+from dpnn_bridge.base.file_set import FileSet, StrPath, folded
 from dpnn_bridge.base.folders import defer_signals, is_abandoned, temporary_folder
 from dpnn_bridge.base.reading import causing_disk_error
 from dpnn_bridge.base.remote import Location, beside, check_upload, location_of, remove_upload, upload, url_place
@@ -110,7 +110,7 @@ def check_output(path: StrPath, force: bool, inputs: Files = ()) -> None:
         raise OutputError(f"cannot write {path}: {folder} is a folder of the system; choose another folder")
     if status is None:
         return
-    if os.path.realpath(path).endswith(_LUA):
+    if folded(os.path.realpath(path)).endswith(_LUA):  # Z.LUA may be z.lua
         raise OutputError(f"{path} is a Lua file, which is never replaced; choose another name")
     for files in all_inputs:
         if (source := _same_file(files, path, status)) is not None:

@@ -141,11 +141,18 @@ def test_a_full_disk_is_one_line_of_the_command(full_disk: FullDisk) -> None:
     assert len(output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["/proc/m.pt", "/dev/null/m.pt", "x" * 300 + ".pt", "a\0b.pt"])
+@pytest.mark.parametrize("name", ["/proc/m.pt", "/dev/null/m.pt", "x" * 300 + ".pt", "x" * 300 + "/m.pt", "a\0b.pt"])
 def test_a_place_where_nothing_can_be_written(name: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         convert(MODEL, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".pt", "x" * 300 + "/m.pt"])
+def test_an_impossible_name_is_one_line_of_the_command(name: str, tmp_path: Path) -> None:
+    code, output = run(MODEL, tmp_path / name)
+    assert (code, len(output.splitlines())) == (6, 1)
+    assert output.startswith("error: cannot write ")
 
 
 def test_a_patient_file_reports_the_first_error_when_it_closes(full_disk: FullDisk) -> None:
@@ -157,6 +164,13 @@ def test_a_patient_file_reports_the_first_error_when_it_closes(full_disk: FullDi
 
 
 # ---------------------------------------------------------------------- what is never replaced
+@pytest.mark.parametrize("name", ["layer.lua", "LAYER.LUA"])  # on some file systems two names of one file
+def test_no_lua_file_is_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("local x = 1")
+    with pytest.raises(OutputError, match="is a Lua file, which is never replaced"):
+        check_output(tmp_path / name, force=True)
+
+
 def test_devices_pipes_and_folders_are_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
     (tmp_path / "folder.pt").mkdir()
