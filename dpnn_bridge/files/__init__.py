@@ -175,8 +175,14 @@ def original_key(report: Report) -> str:
     return key if isinstance(key, str) else ""
 
 
-def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, Any]:
-    """Return the :class:`Options` for converting classes that a bridge or Lua files define (argument ``lua``)."""
+def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"], lua_path: Sequence[StrPath] = ()) -> dict[str, Any]:
+    """Return the :class:`Options` for converting classes that a bridge or Lua files define.
+
+    Args:
+        lua: a bridge, Lua files, or None.
+        sandbox: whether Lua files run in a process that can only compute.
+        lua_path: folders with packages that Lua files require.
+    """
     if lua is None:
         if sandbox:
             raise OptionError("sandbox= (--sandbox) needs lua= (--lua), the Lua files to run in the sandbox")
@@ -191,7 +197,7 @@ def classes_in_lua(lua: Any, sandbox: bool | Literal["partial"]) -> dict[str, An
                 check_file(file, MAX_BYTES, names="")
             except NotT7Error as error:
                 raise OptionError(f"lua= (--lua): {error}") from error
-        lua = LuaBridge.from_files(files, sandbox=sandbox, to_stderr=True)
+        lua = LuaBridge.from_files(files, lua_path=lua_path, sandbox=sandbox, to_stderr=True)
     elif sandbox and not lua.sandboxed:
         raise LuaBridgeError(
             "sandbox=True: this bridge is not a sandbox; pass the Lua files, or a LuaBridge(sandbox=True)"

@@ -83,8 +83,9 @@ def package_advice(name: str) -> str:
     package = re.split(r"[./]", name)[0]
     if package in _LUA_PACKAGES:
         address = f"https://github.com/{_LUA_PACKAGES[package].format(package)}"
-        checkout = f"git clone {address} beside the Lua file, or into a folder of lua_path= (--lua-path)"
-        return f"{package} is a Lua package that runs from a checkout: {checkout}"
+        checkout = f"git clone {address} beside the Lua file"
+        other = "LuaBridge, dpnn-lua and dpnn-verify also search the folders of lua_path= (--lua-path)"
+        return f"{package} is a Lua package that runs from a checkout: {checkout}; {other}"
     if package in _UNSUPPORTED:
         return f"{package} is {_UNSUPPORTED[package]}"
     return f"{name} was not found in the folders of lua_path= (--lua-path), in package.path or in the bridge"

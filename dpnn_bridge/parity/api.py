@@ -61,7 +61,8 @@ def verify(
             ``gradInput``, ``gradParams`` and ``after``, which are compared too.
         input: a tensor or a nested list; use it instead of ``reference``.
         output: output of Torch7 for ``input``.
-        lua_path: folders with Torch7's Lua sources, which compute the reference for ``input``.
+        lua_path: folders with Torch7's Lua sources, which compute the reference for ``input``. The Lua files of ``lua``
+            can require them, unless they run in a sandbox.
         torch7: program of a Torch7 installation, ``th`` or ``luajit``, which computes the reference for ``input``.
         key: path of the model inside its file, such as ``"protos.rnn"``.
         mode: training or evaluation mode; default: the mode of the reference, else ``"eval"``.
@@ -103,6 +104,7 @@ def verify(
     known = [] if known_differences is None else _known(known_differences)
     load_plugins(plugins)
     cast = as_dtype(dtype)
+    classes = classes_in_lua(lua, sandbox, () if sandbox else lua_path)
     verify_model = partial(
         verification.verify,
         model,
@@ -117,7 +119,7 @@ def verify(
         gradients=backward,
         tolerance=tolerance,
         gradient_tolerance=gradient_tolerance,
-        options=Options(index_base=index_base, allow_unsupported=allow_unsupported, **classes_in_lua(lua, sandbox)),
+        options=Options(index_base=index_base, allow_unsupported=allow_unsupported, **classes),
         lua=_bridge(lua_path, lua, sandbox) if lua_path else None,
         torch7=None if torch7 is None else str(torch7),
         known=known,

@@ -493,7 +493,7 @@ def test_layers_of_a_gpu_are_those_of_nn() -> None:
     ("package", "advice"),
     [
         ("pl.path", "git clone https://github.com/lunarmodules/Penlight"),
-        ("optim", "git clone https://github.com/torch/optim beside the Lua file, or into a folder of lua_path="),
+        ("optim", "git clone https://github.com/torch/optim beside the Lua file; LuaBridge, dpnn-lua and"),
         ("mattorch", "convert the data once in Python"),
         ("cudnn", "-l cunn-on-cpu"),
         ("clnn", "run the script on the CPU"),

@@ -106,6 +106,18 @@ def test_a_plugin_is_compared_with_the_lua_file_of_its_class(own_class: Path, fa
     assert ("first layer that deviates: modules[2] (mine.Double)" in result.stdout) == (code == 4)
 
 
+def test_lua_files_require_packages_of_the_lua_path(own_class: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    packages = tmp_path_factory.mktemp("packages")
+    (packages / "factors").mkdir()
+    (packages / "factors" / "init.lua").write_text("return {two = 2}")
+    source = own_class / "mine.lua"
+    source.write_text("local factors = require 'factors'\n" + LUA_CLASS.replace("x * 2", "x * factors.two"))
+    result = run(
+        own_class / "net.t7", "--input", "4x3", "--lua", source, "--lua-path", PACKAGES, "--lua-path", packages
+    )
+    assert result.exit_code == 0, result.output
+
+
 def test_the_sandbox_of_lua_files_is_kept(own_class: Path) -> None:
     lua = ("--lua", own_class / "mine.lua", "--sandbox", "--lua-path", PACKAGES)
     result = run(own_class / "net.t7", "--input", "4x3", *lua)
