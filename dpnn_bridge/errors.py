@@ -94,7 +94,7 @@ class T7LimitError(T7FormatError):
 
 
 class T7Warning(UserWarning):
-    """Part of a file was not read."""
+    """Part of a file was not read, or has no effect."""
 
 
 class VerificationError(DpnnBridgeError):

@@ -11,8 +11,26 @@ from torch import nn
 
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.errors import UnsupportedClass
+
+#: methods of a Lua module that compute; a file can replace them on one object
+METHODS = frozenset({"forward", "backward", "updateOutput", "updateGradInput", "accGradParameters"})
+
+
+def replaced_methods(paths: list[str]) -> str:
+    """Return the warning about the methods of objects that the file replaces by functions.
+
+    Args:
+        paths: path of each function.
+    """
+    named = printable(", ".join(paths[:4])) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    return (
+        f"the file replaces methods by Lua functions, which are never run: {named}. These modules compute what their "
+        "classes compute, and Torch7 calls the functions. To compute the same, map the objects in a plugin "
+        "(--plugin my_layers.py) whose `matches` accepts them"
+    )
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -25,7 +26,7 @@ from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.parametrized import parametrizations
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.report import Report
+from dpnn_bridge.conversion.report import METHODS, Report, replaced_methods
 from dpnn_bridge.conversion.sharing import Sharing, contiguous_copy, distinct_elements, private_copy
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import Site
@@ -34,6 +35,7 @@ from dpnn_bridge.errors import (
     ConversionLimitError,
     DpnnBridgeError,
     T7Error,
+    T7Warning,
     UnsupportedClass,
     UnsupportedClassError,
 )
@@ -69,6 +71,7 @@ class TorchConversion(TorchContext):
         self._skip_init = SkipInit()
         self._searched: set[int] = set()
         self._in_lua_count = 0
+        self._replaced: list[str] = []
         self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
 
     @property
@@ -286,6 +289,8 @@ class TorchConversion(TorchContext):
         if self._unsupported and not self.options.allow_unsupported:
             raise UnsupportedClassError(list(self._unsupported.values()))
         self.report.unsupported = list(self._unsupported.values())
+        if self._replaced:
+            warnings.warn(replaced_methods(self._replaced), T7Warning, stacklevel=2)
         self.sharing.tie(self._roots)
         for part, layer in parametrizations(nn.ModuleList(self._roots)).items():
             part.training = layer.training
@@ -346,6 +351,8 @@ class TorchConversion(TorchContext):
         record.header = tuple(self.keep(value, "header") for value in obj.header)
         handled = mapping.handled(module)
         for key, value in obj.items():
+            if key in METHODS and key not in handled and isinstance(value, LuaFunction):
+                self._replaced.append(format_path([*self._path, key], self._root))
             is_buffer = key not in mapping.resets and (key in RESULTS or key in mapping.scratch or key in BUFFERS)
             if is_buffer and isinstance(value, (LuaTensor, LuaStorage, LuaTable)):
                 record.scratch[key] = emptied(value, self._emptied)

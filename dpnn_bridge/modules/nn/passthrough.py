@@ -84,6 +84,7 @@ class Copy(nn.Module):
 
     class Lua(LuaClass):
         is_identity = True
+        computed_fields = ("updateOutput", "updateGradInput")  # functions that share memory if the types are equal
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
