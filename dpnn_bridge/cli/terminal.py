@@ -7,6 +7,7 @@ three escape terminal control sequences.
 from __future__ import annotations
 
 import atexit
+import errno
 import io
 import logging
 import os
@@ -27,6 +28,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folders import Terminated
+from dpnn_bridge.base.reading import DISK_ERRORS
 from dpnn_bridge.base.remote import input_place, location_of
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, find_stdout, prepare_streams
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 #: exit code after Ctrl-C, as in shells
 INTERRUPTED = 130
+
+#: errno values of errors of printing
+_PRINTING = {*DISK_ERRORS, errno.EBADF}
 
 #: text for callers of the Python API -> its replacement on the command line
 _TERMS = (
@@ -130,6 +135,8 @@ def errors_as_lines(name: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get("DPNN_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename is None and error.errno in _PRINTING:
+            error.filename, name = "stdout", "printing"  # errors of files name them
         say(f"error: {as_package_error(error, DpnnBridgeError, name or 'running')}", err=True)
         sys.exit(DpnnBridgeError.exit_code)
     finally:

@@ -289,7 +289,7 @@ def test_a_result_that_cannot_be_printed_is_an_error(
         main(arguments.split())
     sys.stdout.flush()  # as Python does at the end
     assert end.value.code == 1
-    assert capsys.readouterr().err.endswith(": bad file descriptor\n")
+    assert capsys.readouterr().err.endswith("error: stdout: printing: bad file descriptor\n")
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "unwritable"])

@@ -114,9 +114,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("--help", 1, ": no space left on device"),
-        ("convert --help", 1, "error: convert: no space left on device"),
-        ("inspect --version", 1, ": no space left on device"),
+        ("--help", 1, "error: stdout: printing: no space left on device"),
+        ("convert --help", 1, "error: stdout: printing: no space left on device"),
+        ("inspect --version", 1, "error: stdout: printing: no space left on device"),
         ("lua -e print(1)", 7, "dpnn-lua: cannot print: No space left on device"),
     ],
 )
