@@ -24,6 +24,7 @@ from dpnn_bridge.objects import LuaObject
 
 if TYPE_CHECKING:
     from dpnn_bridge.conversion.contexts import TorchContext
+    from dpnn_bridge.torch7.random import Generator
 
 #: types of the values that lupa converts -> their types in Lua
 _LUA_TYPES = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
@@ -305,6 +306,11 @@ class LuaBridge:
     ) -> tuple[Any, list[torch.Tensor]]:
         """Return the gradients of the input and of the parameters; the latter of this backward pass alone."""
         return self.call(self.helper("backward"), obj, input, grad_output)
+
+    @property
+    def generator(self) -> Generator | None:
+        """The generator of ``torch.manualSeed``; None in a sandbox, which has it in its process."""
+        return self._runtime.generator
 
     def manual_seed(self, seed: int) -> None:
         """Call ``torch.manualSeed(seed)``."""

@@ -154,6 +154,10 @@ class SandboxedBridge(LuaBridge):
             if target is not None:  # a tensor that was empty when the module was created is no parameter or buffer
                 target.data.copy_(value)
 
+    @property
+    def generator(self) -> None:
+        return None
+
     def manual_seed(self, seed: int) -> None:
         self._ask("seed", seed)
 

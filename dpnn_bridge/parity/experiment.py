@@ -27,6 +27,7 @@ from dpnn_bridge.parity.buffers import is_filled, is_restored, lua_tensors, over
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
+from dpnn_bridge.parity.seeds import manual_seed
 
 #: identifies a comparison: number of the layer in the tree, or -1 for the complete model, and name of the comparison
 Key = tuple[int, str]
@@ -185,7 +186,7 @@ class Experiment:
             module: a new model; default: ``fresh()``.
             dtype: precision of this run; default: the experiment's.
             given: number of a layer -> results that replace the layer's results for the other layers.
-            seed: seed of PyTorch's random numbers.
+            seed: seed of PyTorch's random numbers, and of those of Lua layers.
             while_running: function of the model that returns a context manager for the run.
         """
         module = self.fresh() if module is None else module
@@ -193,7 +194,7 @@ class Experiment:
         module.to(device=self.device, dtype=dtype)
         nodes = list(tree(module))
         given_results = {id(nodes[i].module): values for i, values in (given or {}).items()}
-        torch.manual_seed(seed)
+        manual_seed(module.modules(), seed)
         with (
             recorded(module, gradients=self.backward, given=given_results) as calls,
             while_running(module) if while_running else nullcontext(),

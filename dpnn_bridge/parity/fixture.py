@@ -41,6 +41,7 @@ from dpnn_bridge.parity.gradients import (
     zero_grad,
 )
 from dpnn_bridge.parity.layers import ordered
+from dpnn_bridge.parity.seeds import lua_generator
 from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.torch7.draws import torch7_random
 
@@ -303,4 +304,4 @@ def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManag
     """Return a context manager in which random modules use Torch7's random numbers, from ``after`` or the seed."""
     after, seed = fixture.get("after"), fixture.get("seed")
     known = after is not None and (seed is None or has_noise(module, after))
-    return replayed(module, after) if known else torch7_random(seed)
+    return replayed(module, after) if known else torch7_random(seed, lua_generator(module))

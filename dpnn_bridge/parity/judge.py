@@ -38,7 +38,7 @@ def judge(
 
 # ---------------------------------------------------------------------- random numbers
 class _Draws(EagerMode):
-    """Records the modules that draw from PyTorch's random generator.
+    """Records the modules that draw random numbers, from PyTorch's generator or from the one of their Lua state.
 
     Attributes:
         running: names of the modules that are running, the innermost last.
@@ -64,6 +64,11 @@ def _recording_draws(module: nn.Module, draws: _Draws) -> Iterator[None]:
             push = partial(_push, draws.running, name)
             stack.callback(node.module.register_forward_pre_hook(push).remove)
             stack.callback(node.module.register_forward_hook(partial(_pop, draws.running)).remove)
+            if (bridge := getattr(node.module, "bridge", None)) is not None:
+                states: list[bytes | None] = []
+                before, after = partial(_push_state, bridge, states), partial(_pop_state, bridge, states, draws, name)
+                stack.callback(node.module.register_forward_pre_hook(before).remove)
+                stack.callback(node.module.register_forward_hook(after).remove)
         stack.enter_context(draws)
         yield
 
@@ -74,6 +79,20 @@ def _push(running: list[str], name: str, *_: Any) -> None:
 
 def _pop(running: list[str], *_: Any) -> None:
     running.pop()
+
+
+def _push_state(bridge: Any, states: list[bytes | None], *_: Any) -> None:
+    states.append(_state_of(bridge))
+
+
+def _pop_state(bridge: Any, states: list[bytes | None], draws: _Draws, name: str, *_: Any) -> None:
+    if (before := states.pop()) is None or before != _state_of(bridge):
+        draws.found[name] = None
+
+
+def _state_of(bridge: Any) -> bytes | None:
+    """Return the state of the generator of a Lua state; None if it is in another process, and Lua may draw from it."""
+    return None if bridge.generator is None else bytes(bridge.generator.memory)
 
 
 def random_layers(experiment: Experiment) -> list[str]:

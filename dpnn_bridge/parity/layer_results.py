@@ -34,6 +34,7 @@ from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.judge import draws_of
 from dpnn_bridge.parity.layers import Node, tree
 from dpnn_bridge.parity.rounding import distances
+from dpnn_bridge.parity.seeds import manual_seed
 from dpnn_bridge.parity.verification import Layer, Verification
 
 #: accepted difference of a traced graph, which computes sums in another order
@@ -113,7 +114,7 @@ class Source:
 
         value, given = prepared(self.value), {name: prepared(v) for name, v in (given or {}).items() if name}
         modules = {name: module.get_submodule(name) for name in self.names}
-        torch.manual_seed(0)
+        manual_seed(module.modules(), 0)
         with torch.no_grad(), full_precision(), _threads(threads), self.running(module):
             return run_modules(modules, lambda: module(value), given)
 
@@ -216,7 +217,7 @@ def compare_results(
         reason = f"MODEL cannot run on the input in {path.name}: {failure_reason(e)}"
         layers.result.notes.append(f"{reason}. Outputs of layers were not compared; pass --input to compare them.")
         return
-    torch.manual_seed(0)
+    manual_seed(written.modules.values(), 0)
     try:
         with full_precision():
             found = written.run(nested.copied(value), {name: v for name, v in expected.items() if name})

@@ -16,20 +16,24 @@ if TYPE_CHECKING:
     from dpnn_bridge.torch7.random import Generator
 
 
-def torch7_random(seed: float | None) -> AbstractContextManager[Any]:
+def torch7_random(seed: float | None, generator: Generator | None = None) -> AbstractContextManager[Any]:
     """Make modules draw Torch7's random numbers after ``torch.manualSeed(seed)``.
 
     ``F.dropout``, ``bernoulli_``, ``normal_``, ``rand_like`` and ``randn_like`` draw from Torch7's generator, in the
     order in which the modules run. Other functions, such as ``torch.rand``, still draw from PyTorch's generator.
 
     Args:
-        seed: The seed; None changes nothing.
+        seed: the seed; None changes nothing.
+        generator: the generator to seed and to draw from, which other code may share; default: a new one.
     """
     if seed is None:
         return nullcontext()
     from dpnn_bridge.torch7.random import Generator  # slow import
 
-    return Draws(Generator(int(seed)))
+    if generator is None:
+        generator = Generator()
+    generator.manual_seed(int(seed))
+    return Draws(generator)
 
 
 class Draws(TorchFunctionMode):

@@ -1,0 +1,47 @@
+"""A layer that draws random numbers in Lua: its results are random, or those of the seed, but not rounding errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dpnn_bridge import convert, verify, write_t7
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+NOISE = """
+require 'nn'
+my = my or {}
+local Noise, parent = torch.class('my.Noise', 'nn.Module')
+function Noise:updateOutput(x) self.output = torch.add(x, x:clone():normal()); return self.output end
+function Noise:updateGradInput(x, g) self.gradInput = g; return g end
+"""
+
+
+@pytest.mark.parametrize(
+    ("seed", "shift", "verdict"),
+    [(None, 0, Verdict.RANDOM), (None, 1, Verdict.RANDOM), (1, 0, Verdict.EQUAL), (1, 1e-3, Verdict.DIFFERENT)],
+)
+def test_numbers_that_lua_draws(seed: int | None, shift: float, verdict: Verdict, tmp_path: Path) -> None:
+    (tmp_path / "noise.lua").write_text(NOISE)
+    layers = LuaTable.from_list([LuaObject("nn.Identity", LuaTable()), LuaObject("my.Noise", LuaTable())])
+    write_t7(tmp_path / "m.t7", LuaObject("nn.Sequential", LuaTable({"modules": layers, "train": True}.items())))
+    x = np.linspace(-1, 1, 6).reshape(2, 3)
+    drawn = LuaBridge().execute("torch.manualSeed(1); return torch.Tensor(2, 3):normal()")
+    fields = {"input": LuaTensor.from_numpy(x), "output": LuaTensor.from_numpy(x + drawn.numpy() + shift)}
+    table = LuaTable((fields if seed is None else {**fields, "seed": seed}).items())
+    result = verify(tmp_path / "m.t7", reference=table, lua=[tmp_path / "noise.lua"], mode="train")
+    assert result.verdict == verdict
+
+
+def test_a_file_draws_the_same_numbers(tmp_path: Path) -> None:
+    (tmp_path / "noise.lua").write_text(NOISE)
+    write_t7(tmp_path / "m.t7", LuaObject("my.Noise", LuaTable()))
+    lua = [tmp_path / "noise.lua"]
+    convert(tmp_path / "m.t7", tmp_path / "m.pt", lua=lua)
+    result = verify(tmp_path / "m.t7", tmp_path / "m.pt", input=torch.zeros(2, 3, dtype=torch.float64), lua=lua)
+    assert [d.absolute for layer in result.layers for d in layer.converted] == [0]
