@@ -104,7 +104,7 @@ def is_abandoned(folder: Path) -> bool:
 @contextmanager
 def _opened(folder: Path) -> Iterator[bool]:
     """Open and lock a folder for the ``with`` block; yield whether the lock succeeded."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a pipe in its place would be waited for
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would be waited for
     try:
         yield _can_lock(descriptor)
     finally:
@@ -213,14 +213,10 @@ def remove_abandoned(parent: Path) -> None:
     if len(entries) >= _MANY:
         _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:
-        folder = Path(entry.path)
-        if not _NAME.fullmatch(entry.name) or folder in _folders:
-            continue
-        with suppress(OSError, RecursionError):  # others may create such a folder
-            if entry.is_dir(follow_symlinks=False):
-                with _opened(folder) as is_free:
-                    if is_free:
-                        shutil.rmtree(folder)  # ends at the first error
+        if _NAME.fullmatch(entry.name) and Path(entry.path) not in _folders:
+            with suppress(OSError, RecursionError), _opened(Path(entry.path)) as is_free:  # others may create it
+                if is_free:
+                    shutil.rmtree(entry.path)  # ends at the first error
 
 
 def remove_temporary() -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dpnn_bridge.base.boundary import working_directory_is_removed
+from dpnn_bridge.base.folders import clean_up_on_signals, end_without_exception
 from dpnn_bridge.errors import REMOVED_DIRECTORY, FileAccessError
 
 
@@ -22,7 +23,8 @@ def load_torch(progress: Callable[[str], None]) -> None:
         return
     gc.disable()
     try:
-        import torch  # noqa: F401
+        with clean_up_on_signals(), end_without_exception():  # PyTorch ignores exceptions while it is imported
+            import torch  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 import sys
@@ -9,13 +11,16 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from dpnn_bridge.base import atomic, folders
 from dpnn_bridge.base.folders import Terminated, clean_up_on_signals, temporary_folder
+from dpnn_bridge.cli import entry_points
 from dpnn_bridge.cli.lua_prompt import ending_at_once
+from dpnn_bridge.cli.torch_import import load_torch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 
@@ -245,3 +250,36 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
         folder.rename(tmp_path / "moved")
         folder.symlink_to(other)
     assert (other / "file").exists()
+
+
+def test_a_signal_while_a_command_is_imported_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = []
+    command = ModuleType("command")
+    command.main = lambda: handlers.append(signal.getsignal(signal.SIGINT))  # type: ignore[attr-defined]
+
+    def import_module(name: str) -> ModuleType:
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return command
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    for handler in (signal.default_int_handler, signal.SIG_IGN):
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            entry_points.dpnn()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    assert handlers == [signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN, signal.SIG_IGN]
+
+
+def test_a_signal_while_pytorch_is_imported_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch ignored the exception, aborted, or raised an ImportError."""
+    (tmp_path / "torch.py").write_text(
+        "import signal\nfrom dpnn_bridge.base import folders\n"
+        "seen = signal.getsignal(signal.SIGINT), folders._without_exception\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)  # restored after the test
+    del sys.modules["torch"]
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    load_torch(lambda step: None)
+    assert sys.modules["torch"].seen == (folders._end, True)
