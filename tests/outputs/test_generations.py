@@ -21,7 +21,7 @@ import dpnn_bridge
 from dpnn_bridge.base import shards
 from dpnn_bridge.base.atomic import protecting
 from dpnn_bridge.base.shards import read_index, shards_of
-from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7FormatError
+from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7Error, T7FormatError
 from dpnn_bridge.files.converting import convert
 
 INDEX = "m.safetensors.index.json"
@@ -240,6 +240,22 @@ def test_a_mix_is_refused(folder: Path) -> None:
     one.write_text(re.sub('"generation": "[0-9a-f]+"', '"by": "another program"', one.read_text()))
     with pytest.raises(T7FormatError, match="belongs to another conversion"):
         dpnn_bridge.load(one)
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.t7", "x.npz"])
+def test_a_shard_that_changes_while_it_is_read_is_one_error(name: str, folder: Path) -> None:
+    index = written(folder, "one.t7")
+    shard = shards_of(index)[-1]
+
+    def change(step: str) -> None:
+        if step.startswith("writing"):
+            status = shard.stat()
+            shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
+            os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    with pytest.raises(T7Error, match="changed while it was read"):
+        convert(index, folder / name, progress=change)
+    assert not (folder / name).exists()
 
 
 def test_an_index_lists_the_tensors_of_each_of_its_shards(folder: Path) -> None:
