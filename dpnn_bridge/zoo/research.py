@@ -136,7 +136,7 @@ class LinearNB(LuaClass):
     tensors = ("weight",)
     sizes = {"weight": ("out_features", "in_features")}
     constant_kwargs = {"bias": False}
-    scratch = ("addBuffer",)
+    resets = {"addBuffer": None}  # Lua reads the first size of an existing buffer
     import_only = True  # exported as nn.Linear
 
 

@@ -150,7 +150,7 @@ class TableLinear(nn.Linear):
     class Lua(LuaClass):
         tensors = ("weight", "bias")
         sizes = {"weight": ("out_features", "in_features")}
-        scratch = ("addBuffer",)
+        resets = {"addBuffer": None}  # Lua reads the first size of an existing buffer
         constants = {"output": empty_table, "gradInput": empty_table}
 
 
