@@ -206,19 +206,19 @@ def replacing(
     try:
         with temporary_folder(path.parent) as folder:
             temporary = folder / path.name
-            try:
-                yield temporary
-                complete = True
-                others = sorted(p for p in folder.iterdir() if parts and p != temporary)
-                check_output(target, force, inputs)
-                replaced = parts(target) if parts and isinstance(target, Path) else []
-                with nullcontext() if isinstance(target, str) else defer_signals():
-                    _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
-                    _discard(replaced, inputs)
-            except Exception as error:
-                of_input = not complete and _is_of_input(_disk_error(error), folder, path)
-                _name_target(error, folder, temporary, target)
-                raise
+            with naming(temporary, target):
+                try:
+                    yield temporary
+                    complete = True
+                    others = sorted(p for p in folder.iterdir() if parts and p != temporary)
+                    check_output(target, force, inputs)
+                    replaced = parts(target) if parts and isinstance(target, Path) else []
+                    with nullcontext() if isinstance(target, str) else defer_signals():
+                        _move_all([(file, beside(target, file.name)) for file in others], (temporary, target), force)
+                        _discard(replaced, inputs)
+                except Exception as error:
+                    of_input = not complete and _is_of_input(_disk_error(error), folder, path)
+                    raise
     except OutputError:
         raise
     except Exception as e:
@@ -261,12 +261,17 @@ def write_text(path: StrPath, text: str, *, force: bool) -> None:
         write_file(temporary, text)
 
 
-def _name_target(error: Exception, folder: Path, temporary: Path, target: Location) -> None:
-    """Replace the temporary path by the output path in the message of an error."""
-    if error.args and isinstance(error.args[0], str):
-        text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
-        text = text.replace(str(folder), str(folder.parent))
-        error.args = (text, *error.args[1:])
+@contextmanager
+def naming(temporary: Path, target: Location) -> Iterator[None]:
+    """Replace the path of a file in a temporary folder by the output path in the message of an error."""
+    try:
+        yield
+    except Exception as error:
+        if error.args and isinstance(error.args[0], str):
+            folder = str(temporary.parent)
+            text = error.args[0].replace(str(temporary), str(target)).replace(f"{folder}{os.sep}", "")
+            error.args = (text.replace(folder, str(temporary.parent.parent)), *error.args[1:])
+        raise
 
 
 def _move_all(others: list[tuple[Path, Location]], last: tuple[Path, Location], force: bool) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpnn_bridge.base.atomic import after_writing, check_output, write_text
+from dpnn_bridge.base.atomic import after_writing, check_output, naming, write_text
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.file_set import check_distinct
 from dpnn_bridge.base.folders import temporary_folder
@@ -250,6 +250,8 @@ class _Request:
             raise click.UsageError("--report and --sha256 need one input and one output")
         if "-" in files and (out_dir is not None or all_models):
             raise click.UsageError("- cannot be combined with --out-dir or --all")
+        if files[-1] == "-" and "max_shard_size" in self.options:
+            raise click.UsageError("--max-shard-size writes several files; name one instead of -")
         if (self.manifest or self.dask is not None or self.jobs > 1) and out_dir is None and not all_models:
             raise click.UsageError("--jobs, --manifest and --dask need --out-dir or --all")
         if self.options.get("sandbox") and "lua" not in self.options:
@@ -369,8 +371,7 @@ def _output(target: Any, suffix: str) -> Iterator[Path]:
     if target != "-":
         yield target
         return
-    with temporary_folder() as folder:
-        path = folder / f"out.{suffix}"
+    with temporary_folder() as folder, naming(path := folder / f"out.{suffix}", "stdout"):
         yield path
         with open(path, "rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

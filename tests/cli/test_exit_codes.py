@@ -351,6 +351,19 @@ def test_a_script_ends_when_nothing_reads_what_it_prints(monkeypatch: pytest.Mon
     assert signal.getsignal(signal.SIGPIPE) is before
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ("--to json", 5, "error: stdout: the input contains a model, and .json stores only data"),
+        ("--to safetensors --max-shard-size 5", 2, "Error: --max-shard-size writes several files; name one"),
+    ],
+)
+def test_an_error_of_a_conversion_to_stdout_names_stdout(options: str, code: int, message: str, tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Linear(3, 2))
+    result = CliRunner().invoke(convert_command, [str(tmp_path / "m.t7"), "-", *options.split()])
+    assert (result.exit_code, message in result.stderr, ".dpnn-" in result.stderr) == (code, True, False)
+
+
 def test_a_closed_stdin_is_no_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
