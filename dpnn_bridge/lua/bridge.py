@@ -294,6 +294,13 @@ class LuaBridge:
         buffers = self.call(self.helper("buffers"), obj)
         return names, weights, gradients, [tuple(pair) for pair in buffers]
 
+    def replaced(self, obj: Any) -> list[tuple[str, Any]]:
+        """Return (name, tensor) pairs of the tensors that Lua has put into fields of ``obj`` since the last call.
+
+        In a sandbox there are none, because it sends the new values.
+        """
+        return [tuple(pair) for pair in self.call(self.helper("replaced"), obj)]
+
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         """Copy changed tensors of :meth:`state_of` to a sandbox; does nothing here, where the memory is shared."""
 

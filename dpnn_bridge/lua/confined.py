@@ -136,6 +136,7 @@ class Server:
         self._last_number = 0
         #: ID of a module -> its tensors, and copies with the values that the parent has
         self._shared: dict[int, list[list[torch.Tensor]]] = {}
+        self._fields: dict[int, list[str]] = {}  # names of the same tensors; empty for parameters
 
     def serve(self) -> None:
         """Start, drop the privileges of this process, and serve requests."""
@@ -157,6 +158,7 @@ class Server:
             for number in released:
                 self._values.pop(number, None)
                 self._shared.pop(number, None)
+                self._fields.pop(number, None)
             answer = self._answer(operation, args)
             self._host.flush()
             self._channel.write(answer)
@@ -248,6 +250,7 @@ class Server:
         names, weights, gradients, buffers = self.bridge.state_of(obj)
         tensors = [*weights, *(value for _, value in buffers)]
         self._shared[number] = [tensors, [t.clone() for t in tensors]]
+        self._fields[number] = [*[""] * len(weights), *(name for name, _ in buffers)]
         return names, weights, gradients, buffers
 
     def do_push(self, number: int, changed: dict[int, torch.Tensor]) -> None:
@@ -257,7 +260,20 @@ class Server:
             copies[i].copy_(value)
 
     def do_forward(self, number: int, obj: Any, input: Any) -> Any:
-        return self.bridge.forward(obj, input, ()), self._changed(number)
+        output = self.bridge.forward(obj, input, ())
+        self._follow_buffers(number, obj)
+        return output, self._changed(number)
+
+    def _follow_buffers(self, number: int, obj: Any) -> None:
+        """Take the tensors of the same size that Lua has put into the fields of buffers."""
+        tensors, _ = self._shared[number]
+        if not any(self._fields[number]):
+            return
+        current = dict(self.bridge.replaced(obj))
+        for i, name in enumerate(self._fields[number]):
+            value = current.get(name) if name else None
+            if value is not None and value.shape == tensors[i].shape and value.dtype == tensors[i].dtype:
+                tensors[i] = value
 
     def do_backward(self, number: int, obj: Any, input: Any, grad_output: Any) -> Any:
         return self.bridge.backward(obj, input, grad_output, ()), self._changed(number)

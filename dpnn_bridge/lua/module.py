@@ -186,7 +186,19 @@ class LuaModule(LuaFunctionality, Placeholder):
             last.keep()
         outputs: list[torch.Tensor] = []
         call.shape = flatten(self.bridge.forward(self.lua, call.input, self._tensors()), outputs)
+        self._follow_buffers()
         return outputs
+
+    def _follow_buffers(self) -> None:
+        """Let buffers share the memory of tensors that Lua has put into their fields, as in ``self.m = self.m * 2``."""
+        if not self._buffers:
+            return
+        replaced = {_attribute(name): value for name, value in self.bridge.replaced(self.lua)}
+        for i, (kind, attribute) in enumerate(self._state if replaced else ()):
+            if kind and attribute in replaced:
+                self._shared[i] = replaced[attribute]
+                if attribute in self._buffers:
+                    self._buffers[attribute] = replaced[attribute]
 
     def _replay(self, call: _Call) -> bool:
         """Run a forward pass again and restore the buffers; return whether the outputs are the same."""
@@ -195,7 +207,8 @@ class LuaModule(LuaFunctionality, Placeholder):
             outputs = self._run_forward(call)
         finally:
             for name, value in saved.items():
-                self._buffers[name].copy_(value)  # type: ignore[union-attr]
+                if (buffer := self._buffers[name]) is not None and buffer.shape == value.shape:
+                    buffer.copy_(value)
         return len(outputs) == len(call.outputs) and all(map(same, outputs, call.outputs))
 
     @read_answers

@@ -122,6 +122,9 @@ class SandboxedBridge(LuaBridge):
         weakref.finalize(obj, self._remote_tensors.pop, obj.number, None)
         return [str(n) for n in names], weights, gradients, buffers
 
+    def replaced(self, obj: Any) -> list[tuple[str, Any]]:
+        return []
+
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         remote = self._remote_tensors[obj.number]
         changed = {i: t for i, t in enumerate(tensors) if t is not None and not torch.equal(t, remote[i])}

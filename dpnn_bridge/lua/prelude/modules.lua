@@ -136,6 +136,27 @@ function bridge.buffers(module)
    return result
 end
 
+-- {name, tensor} of the tensors that were put into fields of a module since the last call; it may contain other fields too
+local before = setmetatable({}, {__mode = 'k'})
+function bridge.replaced(module)
+   local last, now, result, seen = before[module] or {}, {}, {}, {}
+   local function search(object, path)
+      if seen[object] then return end
+      seen[object] = true
+      for key, value in pairs(object) do
+         if type(key) == 'string' and not scratch[key] and torch.isTensor(value) then
+            local name = path .. key
+            now[name] = value
+            if not rawequal(last[name], value) and value:nElement() > 0 then result[#result + 1] = {name, value} end
+         end
+      end
+      each_child(object, path, search)
+   end
+   search(module, '')
+   before[module] = now
+   return result
+end
+
 -- run a backward pass: returns the gradient of the input, and the gradients of the parameters of this backward pass alone
 function bridge.backward(module, input, gradOutput)
    local weights, groups = parameters(module)
