@@ -8,11 +8,12 @@ from functools import partial
 
 
 def _start(module: str, command: str) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # not if the shell ignores Ctrl-C
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not if the shell ignores Ctrl-C
+    if raises:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     run = getattr(importlib.import_module(module), command)
-    signal.signal(signal.SIGINT, handler)
+    if raises:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 
 

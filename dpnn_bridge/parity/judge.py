@@ -15,6 +15,7 @@ from dpnn_bridge.parity.accepted import accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
 from dpnn_bridge.parity.rounding import judge_rounding
+from dpnn_bridge.parity.seeds import bridge_of
 
 #: number of runs with other random numbers
 SEEDS = 8
@@ -64,7 +65,7 @@ def _recording_draws(module: nn.Module, draws: _Draws) -> Iterator[None]:
             push = partial(_push, draws.running, name)
             stack.callback(node.module.register_forward_pre_hook(push).remove)
             stack.callback(node.module.register_forward_hook(partial(_pop, draws.running)).remove)
-            if (bridge := getattr(node.module, "bridge", None)) is not None:
+            if (bridge := bridge_of(node.module)) is not None:
                 states: list[bytes | None] = []
                 before, after = partial(_push_state, bridge, states), partial(_pop_state, bridge, states, draws, name)
                 stack.callback(node.module.register_forward_pre_hook(before).remove)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.conversion.placeholder import Placeholder
+
 
 def manual_seed(modules: Iterable[nn.Module], seed: int) -> None:
     """Seed PyTorch's generator and the generators of the Lua layers among ``modules``."""
@@ -16,10 +18,14 @@ def manual_seed(modules: Iterable[nn.Module], seed: int) -> None:
         bridge.manual_seed(seed)
 
 
+def bridge_of(module: nn.Module) -> Any:
+    """Return the Lua state that runs a layer; None for a layer of PyTorch."""
+    return getattr(module, "bridge", None) if isinstance(module, Placeholder) else None
+
+
 def _bridges(modules: Iterable[nn.Module]) -> list[Any]:
     """Return the Lua states that run layers among ``modules``."""
-    found = (getattr(m, "bridge", None) for m in modules)
-    return list({id(bridge): bridge for bridge in found if bridge is not None}.values())
+    return list({id(bridge): bridge for m in modules if (bridge := bridge_of(m)) is not None}.values())
 
 
 def lua_generator(module: nn.Module) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from dpnn_bridge import convert, verify, write_t7
+from dpnn_bridge import convert, save, verify, write_t7
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -45,3 +47,11 @@ def test_a_file_draws_the_same_numbers(tmp_path: Path) -> None:
     convert(tmp_path / "m.t7", tmp_path / "m.pt", lua=lua)
     result = verify(tmp_path / "m.t7", tmp_path / "m.pt", input=torch.zeros(2, 3, dtype=torch.float64), lua=lua)
     assert [d.absolute for layer in result.layers for d in layer.converted] == [0]
+
+
+def test_a_layer_of_pytorch_may_be_called_bridge(tmp_path: Path) -> None:
+    net = nn.Sequential(OrderedDict(bridge=nn.Linear(3, 2), drop=nn.Dropout()))
+    save(tmp_path / "m.pt", net)
+    output = LuaTensor.from_numpy(np.ones((1, 2), np.float32))
+    table = LuaTable({"input": LuaTensor.from_numpy(np.ones((1, 3), np.float32)), "output": output}.items())
+    assert verify(tmp_path / "m.pt", reference=table, mode="train").verdict is Verdict.RANDOM
