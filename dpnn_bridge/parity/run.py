@@ -22,7 +22,7 @@ from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.verification import Layer, Verification
 
-OTHER_INPUT = "The results that Torch7 stored in the model file belong to another input, so they are not used."
+OTHER_INPUT = "The results that Torch7 stored in the model file belong to another call, so they are not used."
 EARLIER_CALL = (
     "The results that Torch7 stored in the model file belong to an earlier call of a model that continues a sequence. "
     "A call on the same input returns other results, so they are not used."

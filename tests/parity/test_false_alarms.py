@@ -16,13 +16,14 @@ import dpnn_bridge
 from dpnn_bridge.batch import Task, run
 from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.modules.nn import (
     CMulTable,
     GModule,
     GraphNode,
     LookupTable,
+    MulConstant,
     Narrow,
     Padding,
     Reshape,
@@ -30,10 +31,12 @@ from dpnn_bridge.modules.nn import (
     TemporalConvolution,
 )
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import py as program
 from dpnn_bridge.parity import converted, layer_results
 from dpnn_bridge.parity.layer_results import Source
 from dpnn_bridge.parity.manifest_check import check_manifest
+from dpnn_bridge.parity.run import OTHER_INPUT
 from dpnn_bridge.parity.verification import summary
 from dpnn_bridge.parity.verify import verify
 
@@ -288,3 +291,19 @@ def test_a_program_that_uses_one_module_for_several_has_none_of_their_results(tm
         result = verify(tmp_path / "model.t7", tmp_path / "model.py", input=torch.randn(5, 6).double())
         found.append(result.verdict)
     assert found == [Verdict.EQUAL] * 5
+
+
+def test_stored_results_of_another_call_with_the_same_output_are_not_used(tmp_path: Path) -> None:
+    """A constant output, such as that of a dead ReLU, does not show that the file contains the results of this call."""
+    x = torch.ones(2, 3, dtype=torch.float64)
+
+    def used(module: nn.Module, output: torch.Tensor) -> LuaObject:
+        return dpnn_bridge.to_lua(module.double()).changed(output=lua_value(output))
+
+    linear, zero = nn.Linear(3, 3), MulConstant(0.0)
+    layers = LuaTable.from_list([used(linear, torch.full((2, 3), 9.0).double()), used(zero, 0 * x)])
+    model = dpnn_bridge.to_lua(nn.Sequential(linear, zero)).changed(modules=layers, output=lua_value(0 * x))
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    result = dpnn_bridge.verify(tmp_path / "m.t7", input=x, output=0 * x)
+    assert result.verdict == Verdict.EQUAL
+    assert OTHER_INPUT in result.notes
