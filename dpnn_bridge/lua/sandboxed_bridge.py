@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from dpnn_bridge.base.arguments import checks_arguments
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, OptionError, T7Error
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua.bridge import LuaBridge
@@ -98,7 +98,11 @@ class SandboxedBridge(LuaBridge):
         return self._ask("to_python", value) if isinstance(value, RemoteValue) else value
 
     def to_object(self, value: Any) -> Any:
-        return loads(self._ask("to_object", value))
+        answer = self._ask("to_object", value)
+        try:
+            return loads(answer)
+        except (OptionError, T7Error) as error:
+            raise LuaBridgeError(f"the Lua sandbox sent an object that cannot be read: {error}") from error
 
     def has_class(self, name: str) -> bool:
         return self._ask("has_class", name) is True

@@ -18,6 +18,7 @@ pytest.importorskip("lupa")
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import sandbox
 from dpnn_bridge.lua.sandbox import Sandbox
+from dpnn_bridge.lua.sandboxed_bridge import SandboxedBridge
 from dpnn_bridge.lua.state import LuaState
 from dpnn_bridge.lua.wire import WireError
 
@@ -62,6 +63,14 @@ def test_another_answer_ends_the_process(answer: Any, program: Any) -> None:
 def test_a_value_that_stays_in_the_process_has_a_number_and_two_names(content: Any, program: Any) -> None:
     with pytest.raises(WireError, match="a value of unknown type"):
         program._remote(content)
+
+
+@pytest.mark.parametrize("answer", [None, 5, "x", b"", b"x", [b"x"], torch.ones(2)], ids=repr)
+def test_an_object_that_cannot_be_read_is_an_error_of_the_sandbox(answer: Any) -> None:
+    bridge: Any = SandboxedBridge.__new__(SandboxedBridge)
+    bridge._ask = lambda *_: answer
+    with pytest.raises(LuaBridgeError, match="the Lua sandbox sent an object that cannot be read"):
+        bridge.to_object(None)
 
 
 def test_a_value_of_another_sandbox_is_refused(program: Any) -> None:
