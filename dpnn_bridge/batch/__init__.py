@@ -293,10 +293,10 @@ def _run_in(executor: Executor, calls: Sequence[Call], options: dict[str, Any]) 
                 yield Outcome(task, "failed", failure_message(e), 1)
         for future in as_completed(futures):
             try:
-                outcome = future.result()
-            except Exception as e:  # an error of the executor itself, for example if the workers of a task died
+                outcome = replace(future.result(), task=futures[future])
+            except Exception as e:  # a worker died, or returned no outcome, as one of another version may
                 outcome = Outcome(futures[future], "failed", failure_message(e), 1)
-            yield replace(outcome, task=futures[future])
+            yield outcome
     finally:
         for future in futures:
             future.cancel()

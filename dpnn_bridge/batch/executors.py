@@ -24,6 +24,8 @@ from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.folders import clean_up_on_signals, ignore_working_directory, remove_temporary
 from dpnn_bridge.errors import OptionError
 
+#: seconds in which a Dask scheduler must answer the first request, after the time to connect
+_DASK_SECONDS = 30
 #: the positional arguments of a call
 Call = tuple[Any, ...]
 
@@ -189,6 +191,18 @@ def _run_in_shared_worker(
         return function(*arguments, **options)
 
 
+async def _check_scheduler(address: str) -> None:
+    """Raise an exception unless a Dask scheduler answers at an address."""
+    from dask import config
+    from dask.utils import parse_timedelta
+    from distributed.core import rpc
+    from distributed.security import Security
+
+    seconds = parse_timedelta(config.get("distributed.comm.timeouts.connect"))
+    async with rpc(address, connection_args=Security().get_connection_args("client")) as scheduler:
+        await asyncio.wait_for(scheduler.identity(), seconds + _DASK_SECONDS)
+
+
 @contextmanager
 def dask_executor(address: str, plugins: Sequence[StrPath] = ()) -> Iterator[Executor]:
     """Yield an executor for the workers of a Dask cluster, which need dpnn_bridge too.
@@ -207,11 +221,11 @@ def dask_executor(address: str, plugins: Sequence[StrPath] = ()) -> Iterator[Exe
         from distributed import Client
     except ImportError as e:
         raise missing_package("dask= (--dask)", "dask", e) from e
-    try:
-        client = Client(address, set_as_default=False)
-    except (OSError, ValueError) as e:
-        raise OptionError(f"no Dask scheduler answers at {address}: {e}") from e
-    with client:
+    try:  # Client would leave threads and a connection behind, which take a minute at exit and print a traceback
+        asyncio.run(_check_scheduler(address))
+    except Exception as e:  # of any type: another program may answer at the address
+        raise OptionError(f"no Dask scheduler answers at {address}: {str(e) or type(e).__name__}") from e
+    with Client(address, set_as_default=False) as client:
         if not client.scheduler_info()["workers"]:
             logging.getLogger(__name__).warning("%s has no workers yet; waiting for workers", address)
         yield DaskExecutor(client, plugins)

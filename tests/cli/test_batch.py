@@ -133,6 +133,13 @@ def test_a_call_that_an_executor_does_not_take_fails_alone(tmp_path: Path) -> No
     ]
 
 
+def test_a_result_of_another_version_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = FaultyExecutor(fails_to_submit=False)
+    monkeypatch.setattr(Future, "set_exception", lambda future, error: future.set_result(error))
+    (outcome,) = batch.run(batch.tasks_for(copies(tmp_path, "a.t7"), tmp_path / "out", ".pt"), executor=executor)
+    assert (outcome.status, outcome.message[:30]) == ("failed", "the executor failed: TypeError")
+
+
 def test_a_call_of_a_process_pool_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch.executors, "workers", lambda jobs: nullcontext(FaultyExecutor(fails_to_submit=False)))
     tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".pt")

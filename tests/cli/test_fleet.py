@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 import uuid
@@ -161,6 +162,23 @@ def test_a_scheduler_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         code, _, err = run(convert_command, source, "--out-dir", tmp_path / "out", "--dask", "tcp://127.0.0.1:9")
     assert (code, "no Dask scheduler answers at tcp://127.0.0.1:9" in err) == (2, True)
+
+
+@pytest.mark.parametrize("address", [None, "head", "tcp://a:b:c", "file://scheduler.json"])
+def test_another_program_or_a_wrong_address_is_one_line(address: str | None, tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="optional extra is not installed")
+    (source,) = copies(tmp_path, 1)
+    threads = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = address or f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        answer = threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad Request"), daemon=True)
+        answer.start()
+        code, _, err = run(convert_command, source, "--out-dir", tmp_path / "out", "--dask", address)
+        with socket.create_connection(server.getsockname()):
+            answer.join()
+    assert (code, err.startswith(f"error: no Dask scheduler answers at {address}: ")) == (2, True)
+    assert len(err.splitlines()) == 1
+    assert threading.active_count() <= threads  # a thread of Dask would print a traceback at exit
 
 
 # ---------------------------------------------------------------------- stores
