@@ -30,8 +30,8 @@ from dpnn_bridge.objects import LuaStorage, LuaTable
 BYTES, PER_BYTE = 1 << 26, 1 << 10
 #: maximum number of steps (element reads, element writes and multiply-adds): a constant, plus an amount as above
 STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
-#: additional steps of every operation that computes
-STEPS_PER_OPERATION = 1 << 17
+#: additional steps of every operation that computes: in 10 us, a large operation takes about as many
+STEPS_PER_OPERATION = 1 << 15
 #: steps of each returned view, and of each call of a module
 STEPS_PER_VIEW = 1 << 15
 #: steps of each value in the nested lists with which a module is called; a list that occurs twice counts twice

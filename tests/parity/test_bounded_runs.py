@@ -246,6 +246,13 @@ def test_a_run_may_take_what_the_input_is_worth() -> None:
     assert float(total) > 0
 
 
+def test_a_small_recurrent_layer_may_run_a_thousand_steps() -> None:
+    """Its many small operations were counted like large ones."""
+    layer, x = nn.LSTM(1, 1).double(), torch.ones(1000, 1, 1, dtype=torch.float64)
+    with ResourceLimitMode(ResourceLimits(more=656 + 4 * x.numel())):
+        layer(x)
+
+
 def test_columns_of_a_gradient_count_once() -> None:
     value, weight = (torch.ones(1, 1, n, n, requires_grad=True) for n in (256, 12))
     with ResourceLimitMode(ResourceLimits()):
