@@ -167,11 +167,13 @@ function bridge.backward(module, input, gradOutput)
    local zero = module.zeroGradParameters  -- of nn.WeightNorm: also clears gradients of the inner layer that parameters() does not return
    if zero and not (base and zero == base.zeroGradParameters) then zero(module) end
    local gradInput
-   if module.backward then
+   if module.backward and not (base and module.backward == base.backward) then
       gradInput = module:backward(input, gradOutput, 1)
    else
-      module:updateGradInput(input, gradOutput)
+      local returned = module:updateGradInput(input, gradOutput)
       gradInput = module.gradInput
+      -- of a layer for nngraph, which uses what updateGradInput returns
+      if torch.isTensor(gradInput) and not torch.isTensor(input) and type(returned) == 'table' then gradInput = returned end
       module:accGradParameters(input, gradOutput, 1)
    end
    local gradients = {}

@@ -23,5 +23,13 @@ package.preload['nn.THNN'] = function()
    return THNN
 end
 
+-- a layer of a user calls `input.THNN.f` without `require 'nn.THNN'`, which nn itself runs in Torch7
+for _, ty in ipairs {'Float', 'Double'} do
+   local tname = 'torch.' .. ty .. 'Tensor'
+   torch.getmetatable(tname).THNN = setmetatable({}, {__index = function(_, name)
+      return require 'nn.THNN'.kernels[tname][name]
+   end})
+end
+
 -- layers that need the generator's C struct get an opaque pointer; the kernels use the generator itself
 if bridge.ffi then pcall(bridge.ffi.cdef, 'typedef struct THGenerator THGenerator;') end
