@@ -110,6 +110,8 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
     try:
         with open_zip(path) as archive:
             yield archive
+    except T7FormatError as error:
+        raise error if error.source else T7FormatError(str(error), source=os.fspath(path)) from error
     except DpnnBridgeError:
         raise
     except (OSError, EOFError, zlib.error, BadZipFile, ValueError, RuntimeError, struct.error) as error:

@@ -15,7 +15,7 @@ _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 #: an entry of a header that numpy writes, in Python 2 too. numpy's own parser accepts more, and crashes on "<m8[1s/0]"
 _ITEM = re.compile(
-    r"""'(?:descr'\s*:\s*'(?P<descr>[<>=|]?(?:[iu][1248]|f[248]|b1))'|"""
+    r"""'(?:descr'\s*:\s*'(?P<descr>[<>=|]?(?:[iu][1248]|f[248]|b1|[US][0-9]{1,8}))'|"""
     r"""fortran_order'\s*:\s*(?P<fortran>True|False)|"""
     r"""shape'\s*:\s*\((?P<shape>[0-9L,\s]*)\))(?:\s*,)?"""
 )
@@ -29,17 +29,18 @@ class ArrayHeader:
 
     Args:
         file: binary file at its beginning; it is read up to the elements.
+        text: whether the elements may be strings.
 
     Attributes:
         shape: shape of the array.
-        dtype: element type, a number or boolean.
+        dtype: element type: a number, a boolean or a string.
         fortran: whether the elements are in Fortran order (column-major).
 
     Raises:
-        T7FormatError: the file is not an array of numbers or booleans.
+        T7FormatError: the file is not an array of these types.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], text: bool = False) -> None:
         version = file.read(8)
         if not version.startswith(_MAGIC) or version[6:] not in (b"\1\0", b"\2\0"):
             raise T7FormatError("not a numpy array of version 1 or 2")
@@ -49,8 +50,10 @@ class ArrayHeader:
         header = file.read(length).decode("latin-1")
         found = {item.lastgroup: item[item.lastgroup] for item in _ITEM.finditer(header) if item.lastgroup}
         sizes = _SIZE.findall(found.get("shape", ""))
-        if "".join(_ITEM.sub("", header).split()) != "{}" or len(found) < 3 or any(len(n) > _MAX_DIGITS for n in sizes):
-            raise T7FormatError(f"not an array of numbers: a numpy array with the header {header.strip()!r:.200}")
+        parsed = "".join(_ITEM.sub("", header).split()) == "{}" and len(found) == len(_ITEM.groupindex)
+        if not parsed or any(len(n) > _MAX_DIGITS for n in sizes) or (not text and found["descr"][1:2] in ("U", "S")):
+            kind = "numbers or text" if text else "numbers"
+            raise T7FormatError(f"not an array of {kind}: a numpy array with the header {header.strip()!r:.200}")
         self.shape, self.dtype = tuple(map(int, sizes)), np.dtype(found["descr"])
         self.fortran = found["fortran"] == "True"
 

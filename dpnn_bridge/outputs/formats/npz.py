@@ -59,7 +59,7 @@ def _same_entry(expected: ZipFile, found: ZipFile, name: str) -> bool:
         if (text := one.read()) == other.read(len(text) + 1):
             return True
     with expected.open(name) as one, found.open(name) as other:
-        a, b = ArrayHeader(one), ArrayHeader(other)
+        a, b = ArrayHeader(one, text=True), ArrayHeader(other, text=True)
         if a.shape != b.shape or a.dtype.newbyteorder("=") != b.dtype.newbyteorder("="):
             return False
         return a.elements(one).tobytes() == b.elements(other).tobytes()
@@ -68,10 +68,7 @@ def _same_entry(expected: ZipFile, found: ZipFile, name: str) -> bool:
 def _array(content: bytes) -> np.ndarray:
     """Return the array of a ``.npy`` file, also of strings, in memory of the size of the file."""
     file = io.BytesIO(content)
-    np.lib.format.read_magic(file)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    array = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return ArrayHeader(file, text=True).elements(file)
 
 
 class Npz(Format):
