@@ -181,15 +181,24 @@ def fixed_size(reason: str, cause: BaseException) -> OptionError:
     return OptionError(f"dynamic= (--dynamic): the traced program does not accept other sizes: {reason}; {advice}")
 
 
-def export_error(exporter: str, cause: BaseException, *, dynamic: bool, advice: str = "") -> DpnnBridgeError:
+def export_error(
+    exporter: str, cause: BaseException, module: nn.Module, *, dynamic: bool, advice: str = ""
+) -> DpnnBridgeError:
     """Return the error for a model that an exporter rejects.
 
     Args:
         exporter: name of the exporter, for messages.
         cause: its error.
+        module: the model.
         dynamic: whether sizes may vary.
         advice: what else to try.
     """
+    for path, part in module.named_modules():
+        if getattr(part, "bridge", None) is not None:
+            text = (
+                f"{exporter} cannot export a layer that runs in Lua; map its class in a plugin (--plugin my_layers.py)"
+            )
+            return ConversionError(text, path=path, class_name=str(getattr(part, "class_name", "")))
     constant = re.search(r"(?:constant \(|static shape of )(\d+)", str(cause))
     if dynamic and (constant or "Constraints violated" in str(cause)):
         size = constant[1] if constant else "of the example"

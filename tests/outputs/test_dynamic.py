@@ -247,7 +247,7 @@ def test_an_integer_factor_keeps_the_sizes_variable(layer: nn.Module) -> None:
 )
 def test_an_exporter_that_rejects_variable_sizes_has_a_next_step(cause: str, message: str) -> None:
     with pytest.raises((OptionError, ConversionError), match=message):
-        raise export_error("torch.onnx", ValueError(cause), dynamic=True, advice="try .pt2")
+        raise export_error("torch.onnx", ValueError(cause), nn.ReLU(), dynamic=True, advice="try .pt2")
 
 
 @pytest.mark.parametrize(

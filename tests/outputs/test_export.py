@@ -327,3 +327,16 @@ def test_a_placeholder_is_filled_once_its_class_is_mapped(tmp_path: Path) -> Non
         model = dpnn_bridge.load(tmp_path / name)
         assert isinstance(model[0], Later)
         assert torch.equal(model[0].weight, torch.arange(3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_layer_in_lua_is_named(suffix: str, tmp_path: Path) -> None:
+    lua = pytest.importorskip("dpnn_bridge.lua")
+    bridge = lua.LuaBridge()
+    bridge.execute(
+        "require 'nn'; my = {}; local L = torch.class('my.Twice', 'nn.Module'); "
+        "function L:updateOutput(x) self.output = x * 2; return self.output end"
+    )
+    model = nn.Sequential(nn.Linear(2, 2), bridge.module("my.Twice"))
+    with pytest.raises(ConversionError, match=r"^1 \(my\.Twice\): torch.* cannot export a layer that runs in Lua; map"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", model.double(), input=torch.ones(1, 2).double())

@@ -197,7 +197,7 @@ class Onnx(Format):
                 )
         except Exception as e:
             advice = "try .pt2, which supports more operations and runs without this package too"
-            raise export_error("torch.onnx", _first_cause(e), dynamic=bool(dynamic), advice=advice) from e
+            raise export_error("torch.onnx", _first_cause(e), module, dynamic=bool(dynamic), advice=advice) from e
         assert program is not None
         _check_opset(program, context.options.get("opset"))
         _add_scopes(program)

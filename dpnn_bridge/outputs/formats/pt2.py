@@ -134,7 +134,7 @@ class Pt2(Format):
                 with DeferredErrorFile(path, written) as file:
                     torch.export.save(program, file, extra_files={ORIGIN: context.metadata.get("origin", "")})  # type: ignore[arg-type]
         except Exception as e:
-            raise export_error("torch.export", e, dynamic=bool(dynamic)) from e
+            raise export_error("torch.export", e, module, dynamic=bool(dynamic)) from e
         written.compare(path)
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
