@@ -18,6 +18,7 @@ from dpnn_bridge.compare import memory, nested
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import OptionError
+from dpnn_bridge.modules.dpnn.category import ArgMax
 from dpnn_bridge.modules.nn import (
     CMulTable,
     GModule,
@@ -294,7 +295,7 @@ def test_a_program_that_uses_one_module_for_several_has_none_of_their_results(tm
 
 
 def test_stored_results_of_another_call_with_the_same_output_are_not_used(tmp_path: Path) -> None:
-    """A constant output, such as that of a dead ReLU, does not show that the file contains the results of this call."""
+    """Zeros, such as those of a dead ReLU, do not show that the file contains the results of this call."""
     x = torch.ones(2, 3, dtype=torch.float64)
 
     def used(module: nn.Module, output: torch.Tensor) -> LuaObject:
@@ -307,3 +308,21 @@ def test_stored_results_of_another_call_with_the_same_output_are_not_used(tmp_pa
     result = dpnn_bridge.verify(tmp_path / "m.t7", input=x, output=0 * x)
     assert result.verdict == Verdict.EQUAL
     assert OTHER_INPUT in result.notes
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_a_wrong_layer_before_a_right_output_is_named(wrong: int, tmp_path: Path) -> None:
+    """Its stored result was taken for one of another call."""
+    layers: list[nn.Module] = [nn.Linear(3, 4).double(), nn.Tanh(), nn.Linear(4, 5).double(), ArgMax(-1)]
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+    objects, output = [], x
+    for layer in layers:
+        output = layer(output).detach()
+        objects.append(lua_value(output))
+    with torch.no_grad():
+        next(layers[wrong].parameters())[0, 0] += 1e-6
+    modules = [dpnn_bridge.to_lua(layer).changed(output=value) for layer, value in zip(layers, objects, strict=True)]
+    model = dpnn_bridge.to_lua(nn.Sequential(*layers)).changed(modules=LuaTable.from_list(modules), output=objects[-1])
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    result = dpnn_bridge.verify(tmp_path / "m.t7", input=x, output=output)
+    assert [layer.path for layer in result.layers if not layer.ok] == [f"modules[{wrong + 1}]"]
