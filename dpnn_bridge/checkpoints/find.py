@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.graph import format_path, is_module, parse_path, values_in
+from dpnn_bridge.base.graph import format_path, is_criterion, is_module, parse_path, values_in
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.checkpoints import contents, onmt
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
@@ -108,7 +108,7 @@ def candidates(root: Any, is_known: Callable[[LuaObject], bool] | None = None) -
             seen.add(id(inner))
             alive.append(inner)
         if isinstance(inner, LuaObject) and is_module(inner) and (looks_like_module(inner) or is_known(inner)):
-            found.append(Candidate(tuple(step.keys()), inner, inner.class_name.endswith("Criterion")))
+            found.append(Candidate(tuple(step.keys()), inner, is_criterion(inner.class_name)))
         elif isinstance(inner, (LuaTable, LuaObject)) and step.depth < DEEPEST_MODEL:
             items = inner.items() if isinstance(inner, LuaTable) else inner.fields.items()
             steps = [(v, step.child(k)) for k, v in reversed(list(items)) if isinstance(k, (str, int, float))]
