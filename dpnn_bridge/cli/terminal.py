@@ -383,5 +383,7 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     from rich.text import Text
 
-    with console(stderr=True).status("starting") as status:
+    terminal = console(stderr=True)
+    with terminal.status("starting") as status:
+        terminal.show_cursor()  # a signal that ends the program would leave it hidden
         yield lambda step: status.update(Text(f"{step} …"))

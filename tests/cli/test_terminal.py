@@ -23,6 +23,7 @@ from dpnn_bridge.checkpoints.describe import describe
 from dpnn_bridge.cli.conversions import print_table
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.terminal import steps
 from dpnn_bridge.cli.verify import print_checklist, verify_command
 from dpnn_bridge.files.converting import convert
 from dpnn_bridge.parity.verify import verify
@@ -193,3 +194,13 @@ def test_other_shells_get_their_script(shell: str, scripts: Path) -> None:
     assert f"_DPNN_CONVERT_COMPLETE={shell}_complete" in done.stdout
     if shell == "zsh":
         assert done.stdout.startswith("#compdef dpnn-convert")
+
+
+def test_a_signal_while_steps_are_shown_leaves_the_cursor_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with steps(quiet=False):
+        shown = terminal.getvalue()
+    assert shown.rfind("\x1b[?25h") >= shown.rfind("\x1b[?25l")
