@@ -102,7 +102,9 @@ def find_same(files: Iterable[Path]) -> tuple[Path, Path] | None:
 
 def _place(parent: Path) -> tuple[Path, object, str]:
     """Return the existing folder in a path, its identity, and the missing folders of the path, relative to it."""
-    path = Path(os.path.realpath(parent))
+    path = Path(os.path.abspath(parent))
+    with suppress(OSError):  # a link that cannot be read is left to writing, which names the output
+        path = Path(os.path.realpath(parent))
     folder = next((found for found in (path, *path.parents) if os.path.isdir(found)), path)  # False for a disk error
     identity: object = folder
     with suppress(OSError):

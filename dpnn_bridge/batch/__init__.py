@@ -119,7 +119,7 @@ def run(
     if options.get("max_shard_size") is not None:
         tasks = [replace(task, target=_index_of(task.target, to)) for task in tasks]
     # a task that is listed twice is converted once
-    targets = {(absolute(task.source), absolute(task.target), task.key): location_of(task.target) for task in tasks}
+    targets = {(absolute(t.source), absolute(t.target), repr(t.key)): location_of(t.target) for t in tasks}
     check_distinct(log and Path(os.path.realpath(log.path)), *targets.values())
     task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}
     task_options |= {"to": to, "force": force, "checksum": log is not None}

@@ -224,6 +224,17 @@ def test_a_disk_error_of_the_folder_of_outputs_is_left_to_writing(
     assert find_same([tmp_path / "a.pt", tmp_path / "b.pt"]) is None
 
 
+def test_a_link_in_the_path_of_an_output_that_cannot_be_read_is_left_to_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Any) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os.path, "realpath", fails)
+    assert find_same([tmp_path / "a.pt", tmp_path / "b.pt"]) is None
+    assert find_same([tmp_path / "a.pt", tmp_path / "a.pt"]) is not None
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes")
 def test_what_appears_while_a_file_is_written_is_not_replaced(tmp_path: Path) -> None:
     def write(path: Path, meanwhile: Callable[[Path], object]) -> None:

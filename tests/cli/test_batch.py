@@ -66,6 +66,13 @@ def test_two_tasks_for_one_output_are_refused(targets: tuple[str, str], tmp_path
     assert [outcome.status for outcome in batch.run([tasks[0]] * 2)] == ["failed"] * 2  # no such input
 
 
+def test_a_wrong_key_fails_alone(tmp_path: Path) -> None:
+    tasks = [batch.Task(tmp_path / "a.t7", tmp_path / "a.pt", key=["a"])]  # type: ignore[arg-type]
+    assert [outcome.message for outcome in batch.run(tasks)] == [
+        "options: argument key: expected a string or None, found a list"
+    ]
+
+
 def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source,) = copies(tmp_path, "model.t7")
     monkeypatch.chdir(tmp_path)
