@@ -194,11 +194,11 @@ def export_error(
         advice: what else to try.
     """
     for path, part in module.named_modules():
-        if getattr(part, "bridge", None) is not None:
+        if isinstance(part, Placeholder) and getattr(part, "bridge", None) is not None:
             text = (
                 f"{exporter} cannot export a layer that runs in Lua; map its class in a plugin (--plugin my_layers.py)"
             )
-            return ConversionError(text, path=path, class_name=str(getattr(part, "class_name", "")))
+            return ConversionError(text, path=path, class_name=part.class_name)
     constant = re.search(r"(?:constant \(|static shape of )(\d+)", str(cause))
     if dynamic and (constant or "Constraints violated" in str(cause)):
         size = constant[1] if constant else "of the example"

@@ -267,3 +267,9 @@ def test_functions_that_fix_a_size_are_avoided(
     program = torch.export.export(module, (torch.zeros(sizes),), dynamic_shapes=(axes,)).module()
     value = torch.randn(others)
     assert torch.equal(program(value), module(value))
+
+
+def test_a_layer_of_pytorch_called_bridge_does_not_run_in_lua() -> None:
+    net = nn.Module()
+    net.bridge = nn.Linear(2, 2)
+    assert "Lua" not in str(export_error("torch.export", ValueError("no kernel"), net, dynamic=False))
