@@ -190,15 +190,19 @@ class LuaModule(LuaFunctionality, Placeholder):
         return outputs
 
     def _follow_buffers(self) -> None:
-        """Let buffers share the memory of tensors that Lua has put into their fields, as in ``self.m = self.m * 2``."""
+        """Let buffers share the memory of tensors that Lua has put into their fields, as in ``self.m = self.m * 2``.
+
+        A buffer keeps its size and type, so that a ``state_dict`` fits a new model.
+        """
         if not self._buffers:
             return
         replaced = {_attribute(name): value for name, value in self.bridge.replaced(self.lua)}
         for i, (kind, attribute) in enumerate(self._state if replaced else ()):
-            if kind and attribute in replaced:
-                self._shared[i] = replaced[attribute]
+            value = replaced.get(attribute) if kind else None
+            if value is not None and (value.shape, value.dtype) == (self._shared[i].shape, self._shared[i].dtype):
+                self._shared[i] = value
                 if attribute in self._buffers:
-                    self._buffers[attribute] = replaced[attribute]
+                    self._buffers[attribute] = value
 
     def _replay(self, call: _Call) -> bool:
         """Run a forward pass again and restore the buffers; return whether the outputs are the same."""

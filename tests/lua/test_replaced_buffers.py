@@ -51,3 +51,14 @@ def test_backward_of_an_earlier_call_keeps_the_buffer(tmp_path: Path) -> None:
     model(3 * x.detach())
     earlier.sum().backward()  # runs the first call again
     assert model.state_dict()["mean"].tolist() == [1.5] * 3
+
+
+def test_a_state_dict_fits_a_new_model_after_a_larger_batch(tmp_path: Path) -> None:
+    source = MEAN.replace("self.mean * 0.5 + x:mean(1):view(-1) * 0.5", "x:clone():fill(0)")
+    (tmp_path / "mask.lua").write_text(source.replace("self.mean:view(1, -1)", "self.mean"))
+    field = LuaTensor.from_numpy(torch.ones(2, 3).double().numpy())
+    write_t7(tmp_path / "m.t7", LuaObject("my.Mean", LuaTable({"mean": field}.items())))
+    model, other = (load(tmp_path / "m.t7", lua=[tmp_path / "mask.lua"]) for _ in range(2))
+    model(torch.ones(5, 3, dtype=torch.float64))
+    other.load_state_dict(model.state_dict())
+    assert other.state_dict()["mean"].shape == (2, 3)
