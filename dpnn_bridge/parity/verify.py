@@ -263,7 +263,8 @@ def _compare(result: Verification, experiment: Experiment, module: nn.Module) ->
     if leftover and not all(d.ok for d in outcome.whole) and _continues(experiment, outcome):
         result.notes.append(EARLIER_CALL)
         return
-    if not leftover and "after" not in experiment.table and _is_of_another_call(outcome):
+    uses_model_file = not leftover and experiment.after is not None and "after" not in experiment.table
+    if uses_model_file and _is_of_another_call(outcome):
         result.notes.append(OTHER_INPUT)
         experiment.after = None
         outcome = experiment.run()
