@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -36,3 +37,13 @@ class Placeholder(nn.Module):
 
     def extra_repr(self) -> str:
         return printable(self.class_name)
+
+
+def bridge_of(module: nn.Module) -> Any:
+    """Return the Lua state that runs a layer; None for a layer of PyTorch, which may have a part called ``bridge``."""
+    return getattr(module, "bridge", None) if isinstance(module, Placeholder) else None
+
+
+def bridges_of(modules: Iterable[nn.Module]) -> list[Any]:
+    """Return the Lua states that run layers among ``modules``."""
+    return list({id(bridge): bridge for m in modules if (bridge := bridge_of(m)) is not None}.values())

@@ -25,7 +25,7 @@ from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.conversion.limits import EagerMode
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.placeholder import Placeholder, bridge_of, bridges_of
 from dpnn_bridge.conversion.tracing import as_traced
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, OptionError, VerificationError
 from dpnn_bridge.modules.inputs import accepted_instead, input_options
@@ -194,11 +194,11 @@ def export_error(
         advice: what else to try.
     """
     for path, part in module.named_modules():
-        if isinstance(part, Placeholder) and getattr(part, "bridge", None) is not None:
+        if bridge_of(part) is not None:
             text = (
                 f"{exporter} cannot export a layer that runs in Lua; map its class in a plugin (--plugin my_layers.py)"
             )
-            return ConversionError(text, path=path, class_name=part.class_name)
+            return ConversionError(text, path=path, class_name=str(part.class_name))
     constant = re.search(r"(?:constant \(|static shape of )(\d+)", str(cause))
     if dynamic and (constant or "Constraints violated" in str(cause)):
         size = constant[1] if constant else "of the example"
@@ -308,9 +308,7 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
         module: the written module.
         pending: see :class:`Options`.
     """
-    # other modules may have an attribute `bridge` of another type
-    layers = [m.__dict__ for m in module.modules() if isinstance(m, Placeholder)]
-    bridges = list({id(m["bridge"]): m["bridge"] for m in layers if "bridge" in m}.values())
+    bridges = bridges_of(module.modules())
 
     def in_lua(obj: Any, ctx: Any) -> nn.Module | None:
         return next((found for b in bridges if (found := b.convert(obj, ctx)) is not None), None)

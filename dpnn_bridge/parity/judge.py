@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from dpnn_bridge.conversion.limits import EagerMode
+from dpnn_bridge.conversion.placeholder import bridge_of
 from dpnn_bridge.parity.accepted import accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
 from dpnn_bridge.parity.rounding import judge_rounding
-from dpnn_bridge.parity.seeds import bridge_of
 
 #: number of runs with other random numbers
 SEEDS = 8
