@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from dpnn_bridge.errors import VerificationError
 
 #: prefixes of the names of comparisons that are never gradients
 FORWARD = ("output", "after", "params", "converted")
+#: smallest and largest positive number
+_SMALLEST, _LARGEST = math.ulp(0.0), sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Difference:
     def __post_init__(self) -> None:
         #: for a difference beyond the tolerance, which elements differ beyond it, flat; not part of reports
         self.differing: Tensor | None = None
+        #: the value that errors are relative to; ``absolute / error`` may be inf / inf; not part of reports
+        self.scale = 1.0
 
     @property
     def verdict(self) -> Verdict:
@@ -185,43 +190,66 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
     distance = errors(a, e)
     if actual.dtype == expected.dtype and not expected.is_floating_point():  # float64 is not exact for all integers
         distance = torch.where(actual.detach().cpu() == expected.detach().cpu(), 0.0, distance.clamp(min=1.0))
-    error = distance / scale_of(e, tolerance)
-    worst = int(error.argmax())
-    relative, expected_value, found = (float(t.flatten()[worst]) for t in (error, e, a))
-    if relative == 0.0:
+    worst = int(distance.argmax())
+    absolute, expected_value, found = (float(t.flatten()[worst]) for t in (distance, e, a))
+    if absolute == 0.0:
         return Difference(name, 0.0, limit)
-    index = tuple(int(i) for i in np.unravel_index(worst, tuple(error.shape)))
-    message = ""
+    scale = scale_of(e, tolerance)
+    relative = absolute / scale
+    if absolute < math.inf:  # neither 0 nor inf after an underflow or overflow
+        relative = min(max(relative, _SMALLEST), _LARGEST)
+    index = tuple(int(i) for i in np.unravel_index(worst, tuple(distance.shape)))
+    differs, message = distance / scale > limit if limit else distance > 0, ""
     if relative > limit:
         message = (
             f"expected {expected_value:.17g}, found {found:.17g} at {list(index)}, "
             f"relative error {relative:.3g} > {limit:g}, "
-            f"{int((error > limit).sum())} of {error.numel()} elements differ"
+            f"{int(differs.sum())} of {distance.numel()} elements differ"
         )
-    absolute = abs(found - expected_value)
-    absolute = absolute if absolute < float("inf") else float("inf")  # the difference from nan is nan
     d = Difference(name, relative, limit, message, absolute, index, expected_value, found, *_similarity(a, e))
+    d.scale = scale
     if not d.ok:
-        d.differing = (error > limit).flatten()
+        d.differing = differs.flatten()
     return d
 
 
 def _similarity(actual: Tensor, expected: Tensor) -> tuple[float, float]:
     """Return the cosine of the angle between two different tensors, and the signal-to-noise ratio in dB."""
     a, e = (t.flatten().nan_to_num(0.0, 0.0, 0.0) for t in (actual, expected))
+    noise, halved = a - e, 0
+    if not noise.isfinite().all():
+        noise, halved = a / 2 - e / 2, 1
+    (a, _), (e, power), (noise, noise_power) = map(_squarable, (a, e, noise))
     cosine = float(torch.nn.functional.cosine_similarity(a, e, dim=0))
-    noise, signal = float((a - e).norm()), float(e.norm())
-    if noise == 0.0:  # only elements that are not finite differ
-        return cosine, float("inf")
-    return cosine, 20 * math.log10(signal / noise) if signal else float("-inf")
+    signal, size = float(e.norm()), float(noise.norm())
+    if size == 0.0:  # only elements that are not finite differ
+        return cosine, math.inf
+    decades = (power - noise_power - halved) * math.log10(2)
+    return cosine, 20 * (math.log10(signal / size) + decades) if signal else -math.inf
+
+
+def _squarable(value: Tensor) -> tuple[Tensor, int]:
+    """Divide a tensor by a power of two, so that the sum of its squares neither overflows nor underflows.
+
+    Returns:
+        The quotient and the exponent of the power.
+    """
+    exponent = math.frexp(float(value.abs().max()))[1]
+    half = exponent // 2  # the power itself may be infinite
+    return value * 2.0**-half * 2.0 ** (half - exponent), exponent
 
 
 def errors(actual: Tensor, expected: Tensor) -> Tensor:
-    """Return the absolute differences: 0 where both are equal or both nan, otherwise inf where one is nan or inf."""
+    """Return the absolute differences: 0 where both are equal or both nan, otherwise inf where one is nan or inf.
+
+    The difference of two finite numbers is finite.
+    """
     same = (actual == expected) | (actual.isnan() & expected.isnan())
-    return torch.where(same, torch.zeros_like(actual), (actual - expected).abs()).nan_to_num(
-        nan=float("inf"), posinf=float("inf")
-    )
+    distance = torch.where(same, torch.zeros_like(actual), (actual - expected).abs())
+    distance = distance.nan_to_num(nan=math.inf, posinf=math.inf)
+    if distance.numel() and float(distance.max()) == math.inf:
+        distance = distance.where(~(actual.isfinite() & expected.isfinite()), distance.clamp(max=_LARGEST))
+    return distance
 
 
 def scale_of(expected: Tensor, tolerance: Tolerance) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -126,7 +125,7 @@ def _note_index_base(result: Verification, module: nn.Module, path: Path, option
 def _note_key(result: Verification, path: Path) -> None:
     """Add a note that a file with other layers may have been converted with a key."""
     found = result.differences
-    if 2 * sum(math.isinf(d.error) for d in found) > len(found):  # differences of names, classes and shapes
+    if 2 * sum(d.mismatched for d in found) > len(found):  # differences of names, classes and shapes
         result.notes.append(
             f"Most layers of {path.name} are not layers of MODEL. If {path.name} was converted with a key= (--key), "
             "pass this key here too."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.differences import Difference, errors
 from dpnn_bridge.outputs.written import Written
 from dpnn_bridge.parity.layer_results import NamedLayers, failed
 
@@ -54,7 +54,7 @@ def compare_folded(layers: NamedLayers, module: nn.Module, written: Written) -> 
             if compared and all(d.ok for d in compared):
                 break
         if found:
-            norm = min(found, key=lambda n: sum(d.error / (d.error + 1) for d in found[n]))
+            norm = min(found, key=lambda n: sum(1 - 1 / (d.error + 1) for d in found[n]))
             if not all(d.ok for d in found[norm]):
                 norm = next((n for n in names[at:] if n in found), norm)
             layer.converted = [d for d in layer.converted if d.name not in different]
@@ -100,9 +100,12 @@ def compare_elements(name: str, found: Tensor, expected: Tensor, size: Tensor) -
     if found.shape != expected.shape:
         return failed(name, f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
     limit = FOLDED_UNITS * torch.finfo(found.dtype).eps
-    relative = (found.double() - expected).abs() / size.clamp(min=torch.finfo(found.dtype).tiny)
+    distance = errors(found.double(), expected)
+    relative = distance / size.clamp(torch.finfo(found.dtype).tiny, torch.finfo(torch.float64).max)
+    relative = torch.where(distance == 0.0, 0.0, relative.nan_to_num(nan=float("inf"), posinf=float("inf")))
     worst = int(relative.argmax()) if relative.numel() else 0
-    error, f, e = (float(t.flatten()[worst]) if t.numel() else 0.0 for t in (relative, found, expected))
+    values = (float(t.flatten()[worst]) if t.numel() else 0.0 for t in (relative, distance, found, expected))
+    error, absolute, f, e = values
     index = tuple(int(i) for i in np.unravel_index(worst, tuple(relative.shape)))
     message = "" if error <= limit else f"expected {e:.9g}, found {f:.9g} at {list(index)}, relative error {error:.3g}"
-    return Difference(name, error, limit, message, abs(f - e), index, e, f)
+    return Difference(name, error, limit, message, absolute, index, e, f)

@@ -76,10 +76,12 @@ def _sentence(d: Difference) -> str:
 
 def _facts(result: Verification) -> Iterator[tuple[str, str]]:
     """Yield the names and values of the summary."""
-    worst = max((d.error for d in result.differences if d.accepted is None), default=0.0)
+    left = [d for d in result.differences if d.accepted is None]
+    worst = max((d.error for d in left), default=0.0)
     compared = sum(bool(layer.differences or layer.converted) for layer in result.layers)
     yield "comparisons", f"{len(result.differences):,}"
-    yield "largest relative difference", "other shapes" if math.isinf(worst) else _number(worst) if worst else "none"
+    largest = "other shapes" if any(d.mismatched for d in left) else _number(worst)
+    yield "largest relative difference", largest if worst else "none"
     yield "layers compared", f"{compared} of {len(result.layers)}"
     yield "elements compared", f"{sum(result.histogram.values()):,}"
 

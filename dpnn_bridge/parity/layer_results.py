@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -277,7 +278,8 @@ def _allow(d: Difference, distance: float) -> None:
     """Accept a difference that runs of the model, which differ by up to ``distance``, explain."""
     if d.ok or d.mismatched or not d.absolute < math.inf:
         return
-    d.tolerance = VARIATION_MARGIN * distance * d.error / d.absolute
+    allowed = VARIATION_MARGIN * distance
+    d.tolerance = min(allowed / d.scale, sys.float_info.max if d.absolute <= allowed else d.error / 2)
     if distance:
         d.message = f"{d.message}; runs of MODEL with other memory layouts differ by {distance:.3g}"
 

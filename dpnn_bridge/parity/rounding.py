@@ -72,20 +72,20 @@ def judge_rounding(experiment: Experiment, outcome: Outcome, given: Mapping[int,
     precise = _precise(experiment, outcome, given)
     exact, own = precise.by_key() if precise is not None else {}, dict.fromkeys(pending, 0.0)
     steady = {} if experiment.single else {key: d.differing for key, d in pending.items() if d.differing is not None}
-    limits = {key: d.tolerance * d.absolute / d.error for key, d in pending.items() if key in steady}
+    limits = {key: d.tolerance * d.scale for key, d in pending.items() if key in steady}
     for run, ulps in enumerate((0, *PERTURBATION_ULPS)):
         other = outcome if not run and experiment.runs_single else _perturbed(experiment, given, run, ulps)
         all_distances = _distances(precise or outcome, other)
         _discard_changed(steady, limits, outcome, other)
         for key, d in pending.items():
             distance = all_distances.get(key, 0.0) / (1 if d.is_gradient else max(1, ulps))
-            own[key] = max(own[key], distance * d.error / d.absolute if 0 < d.absolute < float("inf") else 0.0)
+            own[key] = max(own[key], distance / d.scale if d.absolute < float("inf") else 0.0)
         for key, d in list(pending.items()):
             error = exact[key].error if key in exact else d.error
             if error == float("inf"):  # the reference overflowed in single precision
                 error = d.error
             d.rounding = max(min_accepted, margin * own[key])
-            if error <= d.rounding and (key not in steady or not steady[key].any()):
+            if error <= d.rounding < float("inf") and (key not in steady or not steady[key].any()):
                 _accept(d, error, precise is not None)
                 del pending[key]
         if not pending:

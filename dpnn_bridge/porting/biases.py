@@ -20,6 +20,7 @@ from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Node, Tape
+from dpnn_bridge.porting.values import size_of
 from dpnn_bridge.porting.wording import described
 
 #: sizes of the shifts, relative to the likely size of a channel's values
@@ -161,4 +162,4 @@ def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]
 
 def _norm(placed: Placed) -> float:
     weight = placed.event.tensor("weight")
-    return 0.0 if weight is None else float(weight.norm() / len(weight) ** 0.5)
+    return 0.0 if weight is None else size_of(weight) * (weight.numel() / len(weight)) ** 0.5

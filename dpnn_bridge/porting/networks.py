@@ -224,9 +224,11 @@ def _another(value: Any, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     shuffled = value.flatten()[torch.randperm(value.numel(), generator=generator)].reshape(value.shape)
     if value.is_floating_point():
-        spread = value.std() if value.numel() > 1 else torch.zeros(())
+        largest = value.abs().max()  # its square may overflow
+        spread = (value / largest).std() * largest if value.numel() > 1 else torch.zeros(())
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        return shuffled + noise * (spread if spread > 0 else 1.0) * 0.1
+        noisy = shuffled + noise * (spread if spread > 0 else 1.0) * 0.1
+        return noisy.where(noisy.isfinite(), shuffled)
     low, high = int(value.min()), int(value.max())
     return shuffled if low < high else torch.randint(min(low, 1), high + 1, value.shape, generator=generator).to(value)
 

@@ -28,13 +28,18 @@ _SAMPLE = 256
 _FEW = 8
 #: number of bins of a table for each factor e of the sum of absolute values
 _BINS = 1e7
+#: factor by which the squares of all numbers are finite
+_TINY = 2.0**-600
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Sums over the elements of a tensor that do not depend on their order."""
+    """Sums over the elements of a tensor that do not depend on their order.
+
+    If a sum overflows, the sums are those of the tensor times :data:`_TINY`.
+    """
 
     count: int
     total: float
@@ -48,7 +53,9 @@ class Fingerprint:
         d = unexpanded(tensor.detach())
         times = tensor.numel() // d.numel()
         d = d.double() if d.dtype != torch.float64 else d
-        sums = torch.stack([d.sum(), torch.linalg.vector_norm(d, 1), torch.linalg.vector_norm(d) ** 2])
+        sums = _sums(d)
+        if not sums.isfinite().all():
+            sums = _sums(d * _TINY)
         return cls(tensor.numel(), *(sums * times).tolist())
 
     def matches(self, other: Fingerprint, tolerance: float = SUMS) -> bool:
@@ -59,6 +66,18 @@ class Fingerprint:
             and abs(self.absolute - other.absolute) <= tolerance * scale
             and abs(self.squares - other.squares) <= tolerance * max(self.squares, other.squares)
         )
+
+
+def _sums(d: Tensor) -> Tensor:
+    return torch.stack([d.sum(), torch.linalg.vector_norm(d, 1), torch.linalg.vector_norm(d) ** 2])
+
+
+def size_of(tensor: Tensor) -> float:
+    """Return the square root of the mean square of the elements, also if a square overflows or underflows."""
+    largest = tensor.abs().max()
+    if not float(largest):
+        return 0.0
+    return float(torch.linalg.vector_norm(tensor / largest) / tensor.numel() ** 0.5 * largest)
 
 
 def unexpanded(tensor: Tensor) -> Tensor:
