@@ -18,7 +18,7 @@ from dpnn_bridge.lua.environment import StrPath, folders, in_package, paths, rea
 from dpnn_bridge.lua.messages import explained
 from dpnn_bridge.lua.module import LuaCriterion, LuaModule
 from dpnn_bridge.lua.runtime import Runtime
-from dpnn_bridge.lua.tensor import TYPE_OF_DTYPE
+from dpnn_bridge.lua.tensor import NEW_MEMORY, TYPE_OF_DTYPE
 from dpnn_bridge.lua.text import as_bytes, from_system, readable, to_system
 from dpnn_bridge.objects import LuaObject
 
@@ -322,6 +322,13 @@ class LuaBridge:
     def manual_seed(self, seed: int) -> None:
         """Call ``torch.manualSeed(seed)``."""
         self._runtime.generator.manual_seed(seed)
+
+    def fill_new_memory(self, value: float | None) -> float | None:
+        """Fill the memory of new tensors with a number, or None: leave it uninitialized. Return the value before."""
+        before = NEW_MEMORY.get()
+        NEW_MEMORY.set(value)
+        self.helper("fill_new_memory")(value)
+        return before
 
     def default_dtype(self, dtype: torch.dtype) -> None:
         """Call ``torch.setdefaulttensortype`` with the Lua type of a dtype.

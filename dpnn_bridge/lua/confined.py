@@ -241,6 +241,9 @@ class Server:
     def do_seed(self, seed: int) -> None:
         self.bridge.manual_seed(seed)
 
+    def do_fill_new_memory(self, value: float | None) -> float | None:
+        return self.bridge.fill_new_memory(value)
+
     def do_default_type(self, name: str) -> None:
         self.bridge.default_dtype(getattr(torch, name))
 

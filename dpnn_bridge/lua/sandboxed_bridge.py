@@ -168,6 +168,9 @@ class SandboxedBridge(LuaBridge):
     def manual_seed(self, seed: int) -> None:
         self._ask("seed", seed)
 
+    def fill_new_memory(self, value: float | None) -> float | None:
+        return self._ask("fill_new_memory", value)
+
     def default_dtype(self, dtype: torch.dtype) -> None:
         self._ask("default_type", str(dtype).removeprefix("torch."))
 

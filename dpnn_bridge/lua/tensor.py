@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -43,6 +44,18 @@ IN_ORDER = 4096
 
 #: number of changes that Python made to views and blocks cached in Lua; Lua reads it in memory
 changes = (ctypes.c_double * 1)()
+
+
+#: number with which new memory is filled; None: it is uninitialized, as in Torch7
+NEW_MEMORY: ContextVar[float | None] = ContextVar("NEW_MEMORY", default=None)
+
+
+def _new_memory(flat: torch.Tensor, start: int = 0) -> torch.Tensor:
+    """Fill the elements from ``start`` on with :data:`NEW_MEMORY`, without an operation of PyTorch."""
+    value = NEW_MEMORY.get()
+    if value is not None:
+        flat.numpy()[start:] = value
+    return flat
 
 
 class TorchError(Exception):
@@ -139,7 +152,7 @@ class Storage:
 
     def __init__(self, ty: str, size: int = 0, flat: torch.Tensor | None = None) -> None:
         self.ty = ty
-        self._block = _Block(torch.empty(size, dtype=DTYPES[ty]) if flat is None else flat)
+        self._block = _Block(_new_memory(torch.empty(size, dtype=DTYPES[ty])) if flat is None else flat)
 
     @property
     def flat(self) -> torch.Tensor:
@@ -184,10 +197,11 @@ class Storage:
         is_complete = old.storage_offset() == 0 and memory.nbytes() == self.size * old.itemsize
         if is_complete and memory.resizable():
             memory.resize_(size * old.itemsize)
-            self._block.flat = torch.empty(0, dtype=old.dtype, device=old.device).set_(memory, 0, (size,), (1,))
+            resized = torch.empty(0, dtype=old.dtype, device=old.device).set_(memory, 0, (size,), (1,))
+            self._block.flat = _new_memory(resized, old.numel())
             return
-        fresh = old.new_empty(size)  # memory with another owner cannot be resized
         common = min(size, self.size)
+        fresh = _new_memory(old.new_empty(size), common)  # memory with another owner cannot be resized
         fresh[:common] = old[:common]
         self._block.flat = fresh
 

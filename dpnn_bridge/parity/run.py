@@ -19,6 +19,7 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import judge, random_layers
 from dpnn_bridge.parity.layer_results import NamedLayers
 from dpnn_bridge.parity.layers import decades, object_of
+from dpnn_bridge.parity.new_memory import UninitializedBuffers
 from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.verification import Layer, Verification
 
@@ -47,12 +48,15 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     """
     random: list[str] = []
     per_layer = outcome
+    uninitialized = UninitializedBuffers(experiment)
+    uninitialized.discard(outcome, result.notes)
     discard_aliased(experiment, outcome, result.notes)
     if outcome.rounding_candidates(floor(experiment)):
         random = random_layers(experiment)
         if experiment.after is not None and len(outcome.nodes) > 1:
             given = experiment.given(outcome)
             per_layer = experiment.run(given=given)
+            uninitialized.discard(per_layer, [])
             discard_aliased(experiment, per_layer, [])
             _accept_repeated(outcome, per_layer)
             judge(experiment, per_layer, given, random)

@@ -24,7 +24,7 @@ from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.limits import ResourceLimits
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
-from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.placeholder import Placeholder, bridges_of
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -35,6 +35,7 @@ from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.fixture import call
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
+from dpnn_bridge.parity.new_memory import new_memory
 from dpnn_bridge.parity.run import EARLIER_CALL, OTHER_INPUT, compare_with_reference
 from dpnn_bridge.parity.subject import LEFTOVER, Subject, is_comparable, is_fixture, with_cast_input
 from dpnn_bridge.parity.upgraded import upgraded
@@ -105,12 +106,13 @@ def verify(
         subject.table = with_cast_input(module, subject.table)
     result = _new_result(subject, module, reference, converted, str(device), dtype)
     running = run_limits(_limits(subject, converted)) if bounded else nullcontext
-    if converted is not None:
-        other = subject.fresh().to(device=device, dtype=dtype)
-        modes = subject.modes_of(other)
-        compare_converted(result, subject, other, converted, dtype, running, modes)
     settings = _Settings(str(device), dtype, gradients, tolerance, gradient_tolerance, known, running)
-    _compare_with_torch7(result, subject, module, settings, lua, torch7, stored=converted is None)
+    with new_memory([*bridges_of(module.modules()), *([] if lua is None else [lua])], 0.0):
+        if converted is not None:
+            other = subject.fresh().to(device=device, dtype=dtype)
+            modes = subject.modes_of(other)
+            compare_converted(result, subject, other, converted, dtype, running, modes)
+        _compare_with_torch7(result, subject, module, settings, lua, torch7, stored=converted is None)
     return result
 
 

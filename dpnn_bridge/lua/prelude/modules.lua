@@ -157,6 +157,9 @@ function bridge.replaced(module)
    return result
 end
 
+-- fill memory that Lua allocates itself with a number; without LuaJIT, Python allocates all memory
+bridge.fill_new_memory = bridge.fill_new_memory or function() end
+
 -- run a backward pass: returns the gradient of the input, and the gradients of the parameters of this backward pass alone
 function bridge.backward(module, input, gradOutput)
    local weights, groups = parameters(module)

@@ -162,9 +162,13 @@ function bridge.prepare_lazy_copy(id)
 end
 
 -- memory that Lua allocates -----------------------------------------------------------------------------------------
+local new_memory -- a number with which it is filled instead of 0
+function bridge.fill_new_memory(value) new_memory = value ~= 0 and value or nil end
+
 local function allocate(ty, count)
    local c_type = c_types[ty]
    local memory = c_type.memory(count)
+   if new_memory then for i = 0, count - 1 do memory.values[i] = new_memory end end
    return {ty = ty, data = ffi.cast(c_type.pointer, memory), size = count, memory = memory, handle = false}
 end
 
