@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dpnn_bridge.base.graph import values_in
+from dpnn_bridge.base.steps import steps_taken
 from dpnn_bridge.conversion.result_sizes import RESULTS
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaStorage, LuaTable
@@ -36,6 +37,9 @@ STEPS_PER_OPERATION = 1 << 15
 STEPS_PER_VIEW = 1 << 15
 #: steps of each value in the nested lists with which a module is called; a list that occurs twice counts twice
 STEPS_PER_VALUE = 1 << 10
+
+#: steps of the first prediction of an operation for some sizes, about 0.1 ms
+STEPS_PER_PREDICTION = 1 << 18
 
 #: operations whose results are about as large as their inputs, or smaller
 _NO_LARGER_NAMES = """
@@ -163,12 +167,13 @@ class OperationMeter(EagerMode):
             return OperationCost(created * (_dtype_size(kwargs) or _itemsize(tensors)), 0, read + created + products)
         key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
         if key not in self._known:
+            self.take(OperationCost(0, 0, STEPS_PER_PREDICTION))
             self._known[key] = _predicted(func, args, kwargs)
         return self._known[key]
 
 
 class ResourceLimitMode(OperationMeter):
-    """Limits the resources of all operations and module calls inside the ``with`` block.
+    """Limits the resources of all operations, module calls and Python loops over numbers inside the ``with`` block.
 
     Raises:
         ConversionLimitError: an operation exceeds a limit; raised before the operation runs.
@@ -182,10 +187,13 @@ class ResourceLimitMode(OperationMeter):
     def __enter__(self) -> ResourceLimitMode:
         self._thread = threading.get_ident()
         self._calls = register_module_forward_pre_hook(self._called)
+        self._loops = steps_taken(lambda steps: self.take(OperationCost(0, 0, steps)))
+        self._loops.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._calls.remove()
+        self._loops.__exit__(None, None, None)
         super().__exit__(*error)
 
     def _called(self, _module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -12,7 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.steps import spend_steps
+
 _SMALL = 10
+#: number of moves after which their steps are counted
+_UNCOUNTED = 1000
 #: above this number of elements, equal numbers have PyTorch's order, because Torch7's order takes Python loops
 EXACT_LIMIT = 1 << 16
 
@@ -39,6 +43,7 @@ class _Numbers:
     """Numbers with their original indices, which are swapped together."""
 
     def __init__(self, values: list[float], descending: bool) -> None:
+        spend_steps(len(values))
         self.x = [-v for v in values] if descending else list(values)
         self.at = list(range(len(values)))
 
@@ -48,6 +53,7 @@ class _Numbers:
 
     def partition(self, left: int, right: int) -> tuple[int, int]:
         """Partition around the median of three; return the start of the right part and the end of the left part."""
+        spend_steps(right - left)
         x = self.x
         self.swap((left + right) >> 1, left + 1)
         for a, b in ((left + 1, right), (left, right), (left + 1, left)):
@@ -68,7 +74,7 @@ class _Numbers:
         return i, j
 
     def insertion_sort(self) -> None:
-        x, at, n = self.x, self.at, len(self.x)
+        x, at, n, moves = self.x, self.at, len(self.x), 0
         for i in range(n - 2, -1, -1):
             if x[i] > x[i + 1]:
                 value, index = x[i], at[i]
@@ -79,6 +85,10 @@ class _Numbers:
                     if not (j < n and x[j] < value):
                         break
                 x[j - 1], at[j - 1] = value, index
+                moves += j - i
+                if moves > _UNCOUNTED:
+                    spend_steps(moves)
+                    moves = 0
 
 
 def sort_positions(values: list[float], descending: bool = False) -> list[int]:

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dpnn_bridge.base.steps import spend_steps
+
 _N, _M = 624, 397
 _UPPER, _LOWER, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
 _TO_UNIT = 1.0 / 4294967296.0
@@ -138,6 +140,7 @@ class Generator:
 
     def words(self, count: int) -> np.ndarray:
         """Return the next ``count`` 32-bit words."""
+        spend_steps(count // 8)
         if count > _N:
             bits: Any = np.random.MT19937(0)
             state = {"key": self._block().astype(np.uint32), "pos": _N + 1 - self.memory.left}
@@ -296,6 +299,7 @@ class Generator:
 
     def draws(self, count: int, draw: Callable[..., float], *args: float) -> np.ndarray:
         """Return ``count`` results of ``draw(*args)``."""
+        spend_steps(8 * count)
         return np.fromiter((draw(*args) for _ in range(count)), np.float64, count)
 
     def normals(self, count: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
@@ -306,6 +310,7 @@ class Generator:
         first = [self.normal(mean, std)] if memory.normal_valid else []
         if not std > 0:
             raise ValueError("standard deviation must be strictly positive")
+        spend_steps(4 * count)
         rest = count - len(first)
         pairs = rest // 2
         x, y = (self.words(2 * pairs) * _TO_UNIT).reshape(pairs, 2).T

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.steps import spend_steps
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
@@ -129,6 +130,7 @@ class BoxSamplerHelper(nn.Module):
         boxes, targets = input
         drawn = self.box_sampler([boxes[0], targets[0]])
         positive, target, negative = (index - self.index_base for index in drawn)
+        spend_steps(2 * len(negative))
         last = torch.zeros(len(negative), 1, dtype=torch.bool, device=negative.device)
         last[[*{index: position for position, index in enumerate(negative.tolist())}.values()]] = True
         return [

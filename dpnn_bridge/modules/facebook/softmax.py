@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class HSM(nn.Module):
         self.register_buffer("mapping", mapping.to(device, torch.long), persistent=False)
         self.in_features, self.index_base = in_features, index_base
         self.counts = torch.bincount(mapping[:, 0].long() - 1).tolist()  # number of classes in each cluster
+        self.bounds = [0, *accumulate(self.counts)]
         for name, rows in (("cluster", len(self.counts)), ("class", len(mapping))):
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(rows, in_features, device=device)))
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.empty(rows, device=device)))
@@ -69,8 +71,7 @@ class HSM(nn.Module):
         cluster, position = (rows_at(self.mapping, classes, self.index_base) - 1).unbind(1)
         loss = F.cross_entropy(F.linear(x, self.cluster_weight, self.cluster_bias), cluster, reduction="sum")
         for c in cluster.unique().tolist():
-            start, selected = sum(self.counts[:c]), cluster == c
-            rows = slice(start, start + self.counts[c])
+            rows, selected = slice(*self.bounds[c : c + 2]), cluster == c
             scores = F.linear(x[selected], self.class_weight[rows], self.class_bias[rows])
             loss = loss + F.cross_entropy(scores, position[selected], reduction="sum")
         return loss

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import node_name
+from dpnn_bridge.base.steps import spend_steps
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
@@ -85,6 +87,7 @@ class GModule(Members):
         self.nodes = list(nodes)
         self.input_node, self.output_node = input_node, output_node % len(nodes)
         self.num_inputs = num_inputs
+        self._edge_count = sum(len(node.inputs) for node in self.nodes)
         last_use = {source: i for i, node in enumerate(self.nodes) for source in node.inputs}
         last_use[self.output_node] = len(self.nodes)
         #: for each node, the positions of the values that no later node uses
@@ -95,6 +98,8 @@ class GModule(Members):
     def forward(self, input: Any) -> Any:
         if self.num_inputs > 1:
             _check_list(input, self.num_inputs, "input of a GModule")
+        if not torch.compiler.is_compiling():
+            spend_steps(4 * len(self.nodes) + self.__dict__.get("_edge_count", 0))
         values: list[Any] = []
         for i, node in enumerate(self.nodes):
             value: Any = [values[source] for source in node.inputs]
