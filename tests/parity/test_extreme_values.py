@@ -21,7 +21,7 @@ from dpnn_bridge.parity.folded import compare_elements
 from dpnn_bridge.parity.layer_results import BITS
 from dpnn_bridge.porting import judge
 from dpnn_bridge.porting.networks import inputs
-from dpnn_bridge.porting.values import size_of
+from dpnn_bridge.porting.values import Fingerprint, size_of
 
 DOUBLE = (1e200, -1e308, 1.7e308, math.inf, -math.inf, math.nan, 5e-324, 1e-310, 1e-160)
 SINGLE = (3e38, 1e30, math.inf, math.nan, 1e-45, 1e-40)
@@ -111,6 +111,15 @@ def test_an_output_alone_that_differs_by_any_amount(value: float, expects_value:
     write_table(tmp_path / "reference.t7", table)
     result = run(tmp_path / "model.t7", "--reference", tmp_path / "reference.t7")
     assert result.exit_code == 4, result.output
+
+
+def test_sums_of_large_values_do_not_depend_on_their_order() -> None:
+    """Sums that overflowed equalled no others."""
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for factor in (1e200, 1e307):
+        found = Fingerprint.of(values * factor)
+        assert found.matches(Fingerprint.of(values.flip(0) * factor))
+        assert not found.matches(Fingerprint.of(values * factor * 1.001))
 
 
 PAIRS = [
