@@ -85,12 +85,6 @@ def test_a_module_in_bfloat16_is_exported_in_a_type_of_torch7() -> None:
     assert to_lua(DontCast(nn.Linear(2, 2).bfloat16(), castin=True))["moduleType"] == "torch.FloatTensor"
 
 
-def test_the_bags_of_scaled_embeddings_stay_scaled() -> None:
-    bags = nn.EmbeddingBag(5, 3, mode="sum", scale_grad_by_freq=True)
-    table = to_torch(to_lua(bags))[0]
-    assert table.scale_grad_by_freq is True
-
-
 @pytest.mark.parametrize(
     ("layer", "class_name"),
     [

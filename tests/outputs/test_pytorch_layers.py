@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import dpnn_bridge
+from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.conversion import parametrized, to_lua, to_torch
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.conversion.registry import find
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant, ParallelTable
 from dpnn_bridge.modules.pytorch.criterion import NEAREST_LOSS
 from dpnn_bridge.modules.pytorch.layers import NEAREST
-from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.torch7_jobs import class_names, job, run_jobs
 
 DOUBLE = "torch.DoubleTensor"
@@ -501,6 +503,13 @@ def test_what_torch7_cannot_express_is_refused(layer: nn.Module, message: str) -
     assert f"see {EXPORT_GUIDE}" in str(error.value) or message == "run the model once"
 
 
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=name)
+def test_each_part_has_the_fields_of_its_constructor(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    for obj in values_in(to_lua(layer)):
+        if isinstance(obj, LuaObject) and (mapping := find(obj)) is not None:
+            assert mapping.constants.keys() <= obj.keys(), obj.class_name
+
+
 class Halves(nn.GLU):
     pass
 
@@ -612,6 +621,26 @@ class TestInTorch7:
             if norm is not None and not undefined and abs(flat[1].norm() ** 2 - norm) > 1e-9 * (1 + norm):
                 problems.append(f"{layer}: gradients of norm {flat[1].norm()}, not {norm**0.5}")
         assert not problems, "\n".join(problems)
+
+    def test_layers_in_training(self, tmp_path: Path) -> None:
+        """Every layer runs, on two batch sizes; what it draws is not compared."""
+        jobs = []
+        for i, (layer, shape) in enumerate(LAYERS):
+            dpnn_bridge.write_t7(tmp_path / f"{i}.t7", obj := to_lua(layer.train(), tensor_type=DOUBLE))
+            for inputs in (shape, (shape[0] + 1, *shape[1:])):
+                x = torch.rand(inputs, dtype=torch.float64)
+                y = layer.double()(x)
+                gradient = torch.ones_like(y[0] if isinstance(y, tuple) else y)
+                values = {"input": lua_value(x), "gradOutput": lua_value(gradient)}
+                steps = ("load", "mode", "zeroGradParameters", "forward", "backward")
+                jobs.append(job(tmp_path / f"{i}.t7", class_names(obj), steps, mode="train", **values))
+        failed = [
+            f"{LAYERS[i // 2][0]}, {step}: {result['error']}"
+            for i, found in enumerate(run_jobs(jobs))
+            for step, result in found.items()
+            if isinstance(result, LuaTable) and "error" in result
+        ]
+        assert not failed, "\n".join(failed)
 
     def test_losses(self, tmp_path: Path) -> None:
         jobs, expected, problems = [], [], []

@@ -23,11 +23,11 @@ def _gate(parts: Parts, *branch: LuaObject) -> LuaObject:
 
 
 def _elu(parts: Parts, alpha: float) -> LuaObject:
-    return parts("ELU", alpha=alpha, inplace=False)
+    return parts("ELU", alpha=alpha)
 
 
 def _hard_sigmoid(parts: Parts) -> list[LuaObject]:
-    return [parts.plus(3.0), parts("ReLU6", inplace=False), parts.times(1 / 6)]
+    return [parts.plus(3.0), parts("ReLU6"), parts.times(1 / 6)]
 
 
 @composition(nn.SiLU)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
-from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse
@@ -88,7 +87,7 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
             parts("Sequential", parts("Narrow", dimension=channels, index=i * inputs + 1, length=inputs), group(i))
             for i in range(groups)
         )
-        layers = [parts("Concat", *branches, dimension=channels, outputSize=size_storage())]
+        layers = [parts("Concat", *branches, dimension=channels)]
     if len(module.kernel_size) > 1:
         return parts.chain(*before, *layers)
     return parts.chain(*before, parts.lifted(*layers))

@@ -11,7 +11,7 @@ from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.modules.nn.linear import Bilinear
 from dpnn_bridge.modules.pytorch.input_dimensions import dimensions
 from dpnn_bridge.modules.pytorch.parts import Parts, refuse, refuse_all
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaObject
 
 
 @composition(nn.Dropout)
@@ -31,7 +31,7 @@ def channel_dropout(module: Any, ctx: LuaContext) -> LuaObject:
     _check_probability(module)
     parts = Parts(module, ctx)
     name = "VolumetricDropout" if isinstance(module, nn.Dropout3d) else "SpatialDropout"
-    dropped = parts(name, p=module.p, stochastic_inference=False, noise=LuaTensor.empty(parts.tensor_class))
+    dropped = parts(name, p=module.p, stochastic_inference=False)
     layer = parts.lifted(dropped) if isinstance(module, nn.Dropout1d) else dropped
     return parts.chain(layer, parts.times(1 / (1 - module.p)))
 
@@ -55,18 +55,21 @@ def embedding(module: nn.Embedding, ctx: LuaContext) -> None:
 def embedding_bag(module: nn.EmbeddingBag, ctx: LuaContext) -> LuaObject:
     """Export an EmbeddingBag whose input is a matrix of indices with one bag per row.
 
-    ``scale_grad_by_freq`` divides gradients by the frequency of an index, as PyTorch documents it; PyTorch's kernel for
-    the CPU divides them by other numbers.
+    ``scale_grad_by_freq`` is refused: PyTorch's kernel for the CPU divides the gradient of an index by the frequency of
+    another one.
     """
-    if module.padding_idx is not None or module.include_last_offset:
-        refuse(module, "padding_idx or include_last_offset", "bags as rows of a matrix, without these, can be exported")
+    if module.padding_idx is not None or module.include_last_offset or module.scale_grad_by_freq:
+        refuse(
+            module,
+            "padding_idx, include_last_offset or scale_grad_by_freq",
+            "bags as rows of a matrix, without these, can be exported",
+        )
     parts = Parts(module, ctx)
     equivalent = nn.Embedding(
         module.num_embeddings,
         module.embedding_dim,
         max_norm=module.max_norm,
         norm_type=module.norm_type,
-        scale_grad_by_freq=module.scale_grad_by_freq,
         device="meta",
     )
     equivalent._parameters = module._parameters

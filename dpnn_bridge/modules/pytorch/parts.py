@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 import numpy as np
 from torch import nn
 
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import Field
-from dpnn_bridge.conversion.lua_class import size_storage
+from dpnn_bridge.conversion.lua_class import constant_fields, empty_tensors, size_storage
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import composition
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
@@ -60,9 +61,16 @@ class Parts:
         self.module, self.ctx, self.tensor_class = module, ctx, ctx.type_of(module)
 
     def __call__(self, name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
-        """Create an object of the class ``nn.<name>``; a field that is None is omitted."""
-        fields = {key: value for key, value in fields.items() if value is not None}
-        return fresh(f"nn.{name}", self.tensor_class, *modules, train=self.module.training, **fields)
+        """Create an object of the class ``nn.<name>``; a field that is None is omitted.
+
+        The fields that Torch7's constructor always sets to the same value need not be given.
+        """
+        fields = {"train": self.module.training, **{k: v for k, v in fields.items() if v is not None}}
+        obj = fresh(f"nn.{name}", self.tensor_class, *modules, **fields)
+        mapping = registry.find(obj)
+        assert mapping is not None, obj.class_name
+        obj.update({k: v for k, v in constant_fields(mapping, self.tensor_class).items() if k not in fields})
+        return obj
 
     # ------------------------------------------------------------------ containers
     def chain(self, *modules: LuaObject) -> LuaObject:
@@ -71,26 +79,22 @@ class Parts:
 
     def join(self, name: str, *branches: LuaObject, **fields: Any) -> LuaObject:
         """Return parallel branches whose outputs are combined by a table layer ``name``, such as ``CMulTable``."""
-        table = self("ConcatTable", *branches, output=LuaTable())
-        inner = {"CAddTable": {"inplace": False}, "JoinTable": {"size": size_storage()}}.get(name, {})
-        gradient = (
-            LuaTable.from_list(LuaTensor.empty(self.tensor_class) for _ in range(2)) if name == "MM" else LuaTable()
-        )
-        return self("Sequential", table, self(name, gradInput=gradient, **inner, **fields))
+        pair = {"gradInput": empty_tensors(2)(self.tensor_class)} if name == "MM" else {}
+        return self("Sequential", self("ConcatTable", *branches), self(name, **pair, **fields))
 
     # ------------------------------------------------------------------ values
     def identity(self) -> LuaObject:
         return self("Identity")
 
     def times(self, constant: float) -> LuaObject:
-        return self("MulConstant", constant_scalar=constant, inplace=False)
+        return self("MulConstant", constant_scalar=constant)
 
     def plus(self, constant: float) -> LuaObject:
-        return self("AddConstant", constant_scalar=constant, inplace=False)
+        return self("AddConstant", constant_scalar=constant)
 
     def always(self, value: float) -> LuaObject:
         """Fill the shape of the input with ``value``; the input gets no gradient."""
-        return self("Threshold", threshold=LARGEST, val=value, inplace=False)
+        return self("Threshold", threshold=LARGEST, val=value)
 
     def mean(self, dimension: int) -> LuaObject:
         """Compute the mean over a dimension, counted from 1, and remove the dimension."""

@@ -36,7 +36,7 @@ def _sequence(module: Any, ctx: LuaContext, make: Callable[[str, int], nn.Module
     parts, size, layers = Parts(module, ctx), module.input_size, list[LuaObject]()
     for number in range(module.num_layers):
         if number and module.dropout:
-            layers.append(parts("Dropout", p=module.dropout, v2=True, inplace=False))
+            layers.append(parts("Dropout", p=module.dropout, v2=True, stochastic_inference=False))
         suffix = f"_l{number}"
         forward = ctx.to_lua(make(suffix, size).train(module.training))
         size = getattr(module, "proj_size", 0) or module.hidden_size

@@ -140,7 +140,7 @@ def constant(parts: Parts, value: float, pads: list[int]) -> LuaObject:
         for pad in (-max(before, 0), max(after, 0)):
             if pad:
                 settings = {"dim": dimension, "pad": pad, "value": value, "index": 1}
-                layers.append(parts("Padding", **settings, outputSize=size_storage()))
+                layers.append(parts("Padding", **settings))
         if min(before, after) < 0:  # after the padding, as Torch7 has no tensor without elements
             layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
     return parts.chain(*layers) if layers else parts.identity()
