@@ -72,11 +72,20 @@ def check_customized(
             advice = "remove the hook (handle.remove()) and put its computation into a module"
         else:
             by_arguments = complete and record_of(module) is None and not weight_hooks(module)
-            check_settings(module, path, complete=by_arguments)
+            written = written_as(module)
+            if not with_classes or written is parametrize.type_before_parametrizations(module):
+                check_settings(module, written, path, complete=by_arguments)
             continue
         raise ConversionError(
             f"{what}, which {kind} cannot store; {advice}", path=path, class_name=type(module).__name__
         )
+
+
+def written_as(module: nn.Module) -> type[nn.Module]:
+    """Return the class as which a module is written: its own, or the first base class of PyTorch or with a mapping."""
+    kind = plain_type(parametrize.type_before_parametrizations(module))
+    written = (t for t in kind.__mro__ if t.__module__.startswith("torch.nn.") or registry.is_registered(t))
+    return next(written, kind)
 
 
 def _replaced_methods(module: nn.Module) -> Iterator[str]:

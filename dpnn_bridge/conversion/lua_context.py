@@ -16,7 +16,7 @@ from dpnn_bridge.base.graph import values_in, without_entries
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
-from dpnn_bridge.conversion.customized import overridden
+from dpnn_bridge.conversion.customized import overridden, written_as
 from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
@@ -186,7 +186,7 @@ class LuaConversion(LuaContext):
             return self.to_lua(inner)
         copy = with_current_weights(module)
         if copy is not None:
-            check_settings(copy)
+            check_settings(copy, written_as(copy))
             copy.__class__ = stock_class(copy) or type(copy)
             self.stands_for[id(copy)] = module
             return self.to_lua(self.with_parameters_of_first(copy, module))

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.constructor import attribute_of
 from dpnn_bridge.conversion.fields import own_tensor
-from dpnn_bridge.conversion.parametrized import weight_norms
+from dpnn_bridge.conversion.parametrized import weight_hooks, weight_norms
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import ATTRIBUTES
 from dpnn_bridge.errors import ConversionError
@@ -40,13 +40,17 @@ def is_stock(module: nn.Module) -> bool:
     return is_layer and len(module._modules) == 1 and len(weight_norms(module)) == len(module.parametrizations)  # type: ignore[arg-type]
 
 
-def arguments_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def arguments_of(module: nn.Module, kind: type[nn.Module] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Reconstruct the constructor arguments of a layer from its attributes.
+
+    Args:
+        module: the layer.
+        kind: the class whose constructor takes the arguments; default: the layer's own class.
 
     Returns:
         The arguments that are not tensors, and the arguments that are tensors, by name.
     """
-    kind = parametrize.type_before_parametrizations(module)
+    kind = kind or parametrize.type_before_parametrizations(module)
     attributes = {name: attribute_of(kind, name) for name in _names(kind) if name not in _FACTORY_ARGUMENTS}
     found = {name: getattr(module, attribute) for name, attribute in attributes.items() if hasattr(module, attribute)}
     # a method is not an argument: nn.ModuleList has the argument `modules` and the method `modules`
@@ -69,47 +73,57 @@ def _names(module_class: type[nn.Module]) -> tuple[str, ...]:
     return (*(name for name in names if name not in ("mode", "proj_size")), *own)
 
 
-def check_settings(module: nn.Module, path: str = "", *, complete: bool = False) -> None:
-    """Refuse a layer of ``torch.nn`` that was changed after construction so that its settings do not describe it.
+def check_settings(module: nn.Module, kind: type[nn.Module], path: str = "", *, complete: bool = False) -> None:
+    """Refuse a layer that was changed after construction so that its settings do not describe it.
 
     Args:
         module: the layer.
+        kind: the class as which it is written. Only classes of ``torch.nn`` are checked.
         path: path of the layer in the model, for the message.
         complete: whether the file contains only the constructor arguments and the tensors of the layer.
 
     Raises:
         ConversionError: a new layer with the same settings has other attributes or shapes.
     """
-    if is_stock(module) and (found := _difference(module, complete)):
+    if kind.__module__.startswith("torch.nn.modules.") and (found := _difference(module, kind, complete)):
+        own = parametrize.type_before_parametrizations(module)
+        changed, advice = "construction", "create a new layer with the right settings, and copy the weights"
+        if own is not kind:
+            changed, advice = f"the constructor of {kind.__name__}", "pass the right settings to this constructor"
         raise ConversionError(
-            f"{found}: the layer was changed after construction, and no file can store such a change; create a new "
-            "layer with the right settings, and copy the weights",
+            f"{found}: the layer was changed after {changed}, and no file can store such a change; {advice}",
             path=path,
-            class_name=parametrize.type_before_parametrizations(module).__name__,
+            class_name=own.__name__,
         )
 
 
-def _new_layer(module: Any) -> nn.Module:
+def _new_layer(module: Any, kind: type[nn.Module]) -> nn.Module:
     """Construct a new layer with the settings of a layer, on the meta device if the class supports it."""
-    plain, tensors = arguments_of(module)
-    kind = parametrize.type_before_parametrizations(module)
+    plain, tensors = arguments_of(module, kind)
     device = {"device": "meta"} if "device" in _names(kind) else {}
     with SkipInit():
         return kind(**plain, **tensors, **device)
 
 
-def _difference(module: nn.Module, complete: bool) -> str:
+def _difference(module: nn.Module, kind: type[nn.Module], complete: bool) -> str:
     """Return a description of the first difference between a layer and a new layer with its settings, or ``""``."""
+    own_class = parametrize.type_before_parametrizations(module) is kind
+    if own_class and not is_stock(module):
+        return ""
     try:
-        reference = _new_layer(module)
+        reference = _new_layer(module, kind)
     except Exception as error:  # PyTorch's constructors raise errors of many types
         return f"its constructor does not accept its settings ({error})"
+    if reference._modules:
+        return ""
+    complete = complete and own_class
     return _attribute_difference(module, reference, complete) or _shape_difference(module, reference, complete)
 
 
 def _attribute_difference(module: nn.Module, reference: nn.Module, complete: bool) -> str:
     unused = {_REVERSED_PADDING} if vars(reference).get("padding_mode") == "zeros" else set()
     own = {name for name in vars(module) if complete and not name.startswith("_")} - ATTRIBUTES
+    own -= reference._parameters.keys()  # a plain tensor in place of a parameter has its own message
     for name in [*vars(reference), *sorted(own - vars(reference).keys())]:
         if name in _COMMON | unused or not (name in own or _is_plain(vars(reference)[name])):
             continue
@@ -125,16 +139,21 @@ def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool) -
     more = (*module._parameters, *module._buffers) if complete else ()
     for name in dict.fromkeys((*reference._parameters, *reference._buffers, *more)):
         if name not in module._parameters and name not in module._buffers:
+            if isinstance(vars(module).get(name), Tensor) and not weight_hooks(module):
+                return f"its {name} is a tensor, and a new layer has a parameter (nn.Parameter)"
             continue  # computed by weight_norm or pruning
         actual, new = own_tensor(module, name), own_tensor(reference, name)
         if name in module._buffers and name in reference._parameters:
             return f"its {name} is a buffer, and a new layer has a parameter (nn.Parameter(…, requires_grad=False))"
         shapes = [None if t is None else tuple(t.shape) for t in (actual, new)]
-        if None in shapes and name in module._parameters and not complete:
+        if shapes[0] is None and name in module._parameters and not complete:
             continue  # files of older versions may lack the weight or the bias
         dims = [None if shape is None else len(shape) for shape in shapes]
         if shapes[0] != shapes[1] and (complete or dims[0] != dims[1] or not isinstance(module, _SIZED_BY_TENSORS)):
             return f"its {name} has shape {shapes[0]}, but shape {shapes[1]} in a new layer with its settings"
+    bias = own_tensor(module, "bias") if isinstance(module, nn.Linear) else None
+    if bias is not None and tuple(bias.shape) != tuple(module.weight.shape[:1]):  # type: ignore[union-attr]
+        return f"its bias has shape {tuple(bias.shape)}, but its weight has {module.weight.shape[0]} rows"  # type: ignore[union-attr]
     return ""
 
 

@@ -170,6 +170,8 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (nn.Softplus(2, 5), "threshold=20 and more"),
     (nn.Dropout(1.0), "p < 1"),
     (nn.LSTM(3, 4, 2, dropout=1.0), "below 1"),
+    (nn.BCELoss(weight=torch.ones(2, 3)), "one factor for each column"),
+    (nn.BCEWithLogitsLoss(weight=torch.ones(2, 3)), "one factor for each column"),
     (nn.EmbeddingBag(5, 3, scale_grad_by_freq=True), "without these"),
     (nn.GELU(), "GELU(approximate='tanh')"),
     (nn.LSTM(3, 4, bias=False), "set bias=True"),

@@ -34,6 +34,13 @@ def fixed(layer: Any) -> nn.Module:
     return layer
 
 
+def plain(layer: Any) -> nn.Module:
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.weight = weight
+    return layer
+
+
 STALE = {
     "circular": (changed(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), padding=(2, 2)), "padding_repeated"),
     "reflect": (changed(nn.Conv1d(2, 3, 3, padding="same", padding_mode="reflect"), padding="valid"), "padding_repeat"),
@@ -46,6 +53,9 @@ STALE = {
     "statistics": (changed(nn.BatchNorm2d(3), track_running_stats=False), "its running_mean has shape (3,)"),
     "stride": (changed(nn.MaxPool2d(2), stride=None), "its stride is None, and a new layer with its settings has 2"),
     "buffer": (fixed(nn.Conv2d(2, 3, 3)), "its weight is a buffer"),
+    "tensor": (plain(nn.Linear(2, 3)), "its weight is a tensor, and a new layer has a parameter"),
+    "broadcast": (changed(nn.Linear(2, 3), bias=nn.Parameter(torch.ones(1))), "its bias has shape (1,), but"),
+    "affine": (changed(nn.InstanceNorm2d(2, affine=True), affine=False), "its weight has shape (2,), but shape None"),
 }
 
 
@@ -59,6 +69,32 @@ def test_what_the_settings_do_not_describe_is_refused(case: str, suffix: str, tm
     assert error.value.path == "1"
     assert error.value.class_name == type(layer).__name__
     assert not [*tmp_path.iterdir()]
+
+
+class Circular(nn.Conv2d):
+    """Changes a setting after the constructor of PyTorch, which ignores the change."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 3, 3, padding=1, padding_mode="circular")
+        self.padding = (2, 2)
+
+
+class Limited(nn.ReLU6):
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_val = 2.0
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("layer", "message"), [(Circular(), "padding_repeated"), (Limited(), "its max_val is 2.0")])
+def test_a_constructor_that_changes_a_setting_is_refused(
+    layer: nn.Module, message: str, suffix: str, tmp_path: Path
+) -> None:
+    if suffix == ".py":
+        pytest.skip("a .py file contains the class")
+    with pytest.raises(ConversionError, match=message) as error:
+        dpnn_bridge.save(tmp_path / f"net{suffix}", nn.Sequential(layer))
+    assert "pass the right settings to this constructor" in str(error.value)
 
 
 def test_a_parametrized_weight_of_another_shape_is_refused() -> None:

@@ -66,6 +66,7 @@ def options(module: Any, ctx: LuaContext) -> None:
         refuse(module, "label_smoothing", "label_smoothing=0 can be exported")
     if getattr(module, "pos_weight", None) is not None:
         refuse(module, "pos_weight", "weight can be exported, with one factor for each column")
+    _check_weight(module)
     if getattr(module, "log_target", False):
         refuse(module, "log_target=True", "log_target=False can be exported")
     if module.reduction == "batchmean":
@@ -75,7 +76,19 @@ def options(module: Any, ctx: LuaContext) -> None:
 
 @composition(nn.MSELoss, nn.L1Loss, nn.NLLLoss, nn.BCELoss, nn.SoftMarginLoss, nn.MultiLabelMarginLoss)
 def plain_loss(module: Any, ctx: LuaContext) -> None:
+    _check_weight(module)
     _reduction(module)
+
+
+def _check_weight(module: Any) -> None:
+    """Raise an error for factors of single samples, which binary losses of PyTorch accept."""
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.numel() != weight.shape[-1:].numel():
+        refuse(
+            module,
+            f"a weight of shape {tuple(weight.shape)}",
+            "weight can be exported, with one factor for each column",
+        )
 
 
 #: losses that cannot be exported, with similar losses that can

@@ -74,7 +74,8 @@ def _seq_lstm(module: nn.LSTM, suffix: str, size: int) -> nn.Module:
         return nn.Parameter(torch.cat([i, f, o, g]))
 
     def own(name: str) -> Tensor:
-        return getattr(module, name + suffix).detach()
+        tensor = getattr(module, name + suffix).detach()
+        return tensor.float() if tensor.itemsize == 2 else tensor  # files store the sum of the biases in 32 bits
 
     if module.proj_size:
         equivalent: SeqLSTM = SeqLSTMP(size, module.hidden_size, module.proj_size)
