@@ -44,6 +44,11 @@ def bridge_of(module: nn.Module) -> Any:
     return getattr(module, "bridge", None) if isinstance(module, Placeholder) else None
 
 
+def is_step_in_lua(module: nn.Module) -> bool:
+    """Return whether a layer runs in Lua and is one of rnn's step modules, which keep a state between calls."""
+    return bridge_of(module) is not None and {"step", "sharedClones"} <= module.obj.keys()  # type: ignore[operator,union-attr]
+
+
 def bridges_of(modules: Iterable[nn.Module]) -> list[Any]:
     """Return the Lua states that run layers among ``modules``."""
     return list({id(bridge): bridge for m in modules if (bridge := bridge_of(m)) is not None}.values())

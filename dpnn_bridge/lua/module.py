@@ -232,6 +232,11 @@ class LuaModule(LuaFunctionality, Placeholder):
         self.bridge.method(self.lua, "training" if mode else "evaluate")
         return self
 
+    def forget_own(self) -> None:
+        """Reset the state that rnn's modules keep between calls."""
+        if self.lua["forget"] is not None:
+            self.bridge.method(self.lua, "forget")
+
     def _dtype(self) -> torch.dtype:
         floating = (t.dtype for t in self._shared if t.is_floating_point())  # a parameter may belong to another module
         return next(floating, None) or super()._dtype()

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.faster import faster
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
-from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.placeholder import Placeholder, is_step_in_lua
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.indices import from_one
@@ -47,6 +47,8 @@ class AbstractSequencerClass(LuaClass):
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         children = ctx.children(obj) or [ctx.to_torch(obj["module"], "module")]
+        if any(is_step_in_lua(m) for child in children for m in child.modules()):
+            raise TypeError("it contains a step module that runs in Lua, whose states only a sequencer in Lua can use")
         module = cls.torch_type(*children, **cls.arguments(obj, ctx))
         module.remembering = obj.get("_remember")
         return module

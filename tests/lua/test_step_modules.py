@@ -1,0 +1,47 @@
+"""Step modules of rnn whose class is defined in Lua keep their states in Lua."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dpnn_bridge
+from dpnn_bridge import memory
+from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.errors import UnsupportedClassError
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.modules.rnn import LSTM, SeqLSTM, Sequencer
+
+COUNTER = """
+require 'nn'
+local Counter, parent = torch.class('nn.Counter', 'nn.Module')
+function Counter:__init() parent.__init(self) self.count = 0 end
+function Counter:updateOutput(input)
+   self.count = self.count + 1
+   self.output:resizeAs(input):fill(self.count)
+   return self.output
+end
+function Counter:forget() self.count = 0 end
+"""
+
+
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_forget_reaches_a_module_in_lua(sandbox: bool) -> None:
+    bridge = LuaBridge(sandbox=sandbox)
+    bridge.execute(COUNTER)
+    net = torch.nn.Sequential(bridge.module("nn.Counter"))
+    x = torch.zeros(1, dtype=torch.float64)
+    assert [net(x).item(), net(x).item()] == [1, 2]
+    memory.forget(net)
+    assert net(x).item() == 1
+
+
+def test_a_sequencer_without_rnn_takes_no_step_module_in_lua(tmp_path: Path) -> None:
+    obj = to_lua(Sequencer(LSTM(SeqLSTM(2, 3))))
+    obj["module"].class_name = "nn.MyLSTM"  # modules[1] too
+    dpnn_bridge.write_t7(tmp_path / "model.t7", obj)
+    (tmp_path / "my.lua").write_text("require 'nn'\ntorch.class('nn.MyLSTM', 'nn.LSTM')")
+    with pytest.raises(UnsupportedClassError, match=r"a step module that runs in Lua.*put a checkout of its package"):
+        dpnn_bridge.load(tmp_path / "model.t7", lua=tmp_path / "my.lua")
