@@ -1,10 +1,11 @@
-"""Declare faults of Torch7 in a class mapping. Results that a fault affects are not compared."""
+"""Declare faults of Torch7, and other versions of its source, in a class mapping."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -37,3 +38,18 @@ class Fault:
     def affects(self, comparison: str) -> bool:
         """Return whether the fault affects a comparison, such as ``gradInput``."""
         return any(fnmatchcase(comparison, pattern) for pattern in self.compared)
+
+
+@dataclass(frozen=True)
+class OtherVersion:
+    """Another version of Torch7's packages, with which a class computes other results.
+
+    A comparison that fails is a known difference if it agrees with the results of the other version.
+
+    Attributes:
+        reason: description for the report.
+        forward: the forward pass of the other version, as a function of the module and its input.
+    """
+
+    reason: str
+    forward: Callable[..., Any]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.constructor import is_required, takes_number
-from dpnn_bridge.conversion.faults import Fault
+from dpnn_bridge.conversion.faults import Fault, OtherVersion
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
 from dpnn_bridge.conversion.hooks import Hooks
 from dpnn_bridge.conversion.lua_values import fresh
@@ -69,6 +69,7 @@ class LuaClass(Hooks):
         test: For the latter two, the test function in ``tests/modules``.
         repeats: Whether the class runs the modules inside several times in one pass.
         faults: Faults of Torch7 in this class. A comparison that they affect is not a failure.
+        other_version: Another version of Torch7's packages, with which the class computes other results.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -96,6 +97,7 @@ class LuaClass(Hooks):
     test: ClassVar[str] = ""
     repeats: ClassVar[bool] = False
     faults: ClassVar[tuple[Fault, ...]] = ()
+    other_version: ClassVar[OtherVersion | None] = None
 
     # ------------------------------------------------------------------ Lua -> torch
     @classmethod

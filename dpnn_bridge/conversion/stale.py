@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dpnn_bridge.conversion.constructor import attribute_of
-from dpnn_bridge.conversion.fields import own_tensor
+from dpnn_bridge.conversion.fields import own_tensor, record_of
 from dpnn_bridge.conversion.parametrized import weight_hooks, weight_norms
 from dpnn_bridge.conversion.skip_init import SkipInit
 from dpnn_bridge.conversion.ties import ATTRIBUTES
@@ -146,7 +146,8 @@ def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool) -
         if name in module._buffers and name in reference._parameters:
             return f"its {name} is a buffer, and a new layer has a parameter (nn.Parameter(…, requires_grad=False))"
         shapes = [None if t is None else tuple(t.shape) for t in (actual, new)]
-        if shapes[0] is None and name in module._parameters and not complete:
+        lacks = shapes[0] is None or record_of(module) is not None
+        if None in shapes and lacks and name in module._parameters and not complete:
             continue  # files of older versions may lack the weight or the bias
         dims = [None if shape is None else len(shape) for shape in shapes]
         if shapes[0] != shapes[1] and (complete or dims[0] != dims[1] or not isinstance(module, _SIZED_BY_TENSORS)):

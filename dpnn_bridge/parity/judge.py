@@ -1,4 +1,4 @@
-"""Test by further runs whether random numbers or rounding explain a difference."""
+"""Test by further runs whether random numbers, another version of Torch7 or rounding explain a difference."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.limits import EagerMode
 from dpnn_bridge.conversion.placeholder import bridge_of
-from dpnn_bridge.parity.accepted import accept_random
+from dpnn_bridge.parity.accepted import accept_known, accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
 from dpnn_bridge.parity.rounding import judge_rounding
@@ -24,7 +25,7 @@ SEEDS = 8
 def judge(
     experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None = None, random: list[str] | None = None
 ) -> None:
-    """Accept the differences of a run that unknown random numbers or rounding explain.
+    """Accept the differences of a run that unknown random numbers, another version of Torch7 or rounding explain.
 
     Args:
         experiment: the experiment.
@@ -34,6 +35,7 @@ def judge(
     """
     if random:
         _judge_random(experiment, outcome, given, random)
+    _judge_version(experiment, outcome, given)
     judge_rounding(experiment, outcome, given)
 
 
@@ -128,3 +130,28 @@ def _judge_random(
             if other is None or other.error != d.error or other.worst_element != d.worst_element:
                 accept_random(d, random, f"; {advice}")
                 del failed[key]
+
+
+# ---------------------------------------------------------------------- versions of Torch7
+def _judge_version(experiment: Experiment, outcome: Outcome, given: Mapping[int, Given] | None) -> None:
+    """Accept failed comparisons that agree with another version of Torch7; for the arguments see :func:`judge`."""
+    failed = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
+    module = experiment.fresh()
+    reasons = _use_other_version(module) if failed else ""
+    if not reasons:
+        return
+    again = experiment.run(module, given=given).by_key()
+    for key, d in failed.items():
+        if key in again and again[key].ok:
+            accept_known(d, reasons)
+
+
+def _use_other_version(model: nn.Module) -> str:
+    """Let the modules of a model compute as in another version of Torch7; return the reasons, or an empty string."""
+    reasons: dict[str, None] = {}
+    for module in model.modules():
+        version = registry.mapping_of(module).other_version
+        if version is not None:
+            vars(module)["forward"] = partial(version.forward, module)
+            reasons[version.reason] = None
+    return "; ".join(reasons)

@@ -14,7 +14,8 @@ from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.objects import LuaTensor
 from dpnn_bridge.zoo.char_lm import HLogSoftMax
 from dpnn_bridge.zoo.depth import ChannelDropout, Unpool
-from dpnn_bridge.zoo.style import AdaptiveInstanceNormalization, NoiseFill, NoiseOverInput, ShaveImage
+from dpnn_bridge.zoo.instance_normalization import AdaptiveInstanceNormalization
+from dpnn_bridge.zoo.style import NoiseFill, NoiseOverInput, ShaveImage
 
 
 def test_noise_leaves_the_image_of_stylization_models() -> None:
