@@ -20,6 +20,7 @@ from torch import Tensor
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.porting.events import NORMS, Event, Form
 from dpnn_bridge.porting.source import Layer, Source
+from dpnn_bridge.porting.values import Fingerprint
 
 Weights = dict[str, Tensor | None]
 
@@ -61,6 +62,7 @@ class Assignment:
         moved: biases of other events, which this event adds instead.
         fold: the batch norm that is folded into the weights.
         rows: rows of an embedding that get values; None for all.
+        keeps: whether the parameters keep their values.
     """
 
     layers: tuple[Layer, ...]
@@ -75,6 +77,7 @@ class Assignment:
     moved: tuple[MovedBias, ...] = ()
     fold: Layer | None = None
     rows: slice | None = None
+    keeps: bool = False
 
     @cached_property
     def weights(self) -> Weights:
@@ -122,7 +125,7 @@ def _unchanged(event: Event, source: Source, forms: tuple[Form, ...]) -> Iterato
 def with_fold(plain: Assignment, layer: Layer) -> Iterator[Assignment]:
     """Yield an assignment of a layer, and one into which the batch norm after the layer is folded."""
     yield plain
-    if layer.fold is not None:
+    if layer.fold is not None and layer.outputs % len(_affine(layer.fold)[0]) == 0:
         yield _folded(plain, layer, layer.fold)
 
 
@@ -146,7 +149,12 @@ def _folded(plain: Assignment, layer: Layer, norm: Layer) -> Assignment:
         assert weight is not None
         outputs = 1 if layer.kind == "transposed conv" else 0
         shape = [-1 if i == outputs else 1 for i in range(weight.dim())]
-        return {"weight": weight * scale.reshape(shape), "bias": shift if bias is None else bias * scale + shift}
+        each = layer.outputs // len(scale)  # the outputs of a linear map may be pixels of several channels
+        factor, constant = scale.repeat_interleave(each), shift.repeat_interleave(each)
+        return {
+            "weight": weight * factor.reshape(shape),
+            "bias": constant if bias is None else bias * factor + constant,
+        }
 
     def expect(e: Event) -> Tensor | None:
         rows = plain.expect(e)
@@ -184,7 +192,8 @@ def with_moved_biases(event: Event, source: Source, biases: list[MovedBias]) -> 
                 yield Assignment((), build, lambda e: None, form, "bias moved", moved=moved, unconfirmed=True)
             if event.kind in ("batch norm", "instance norm"):
                 for layer in source.layers:
-                    if form in layer.forms and event.rows_in(form).numel() % len(bias) == 0:
+                    rows = event.rows_in(form)
+                    if form in layer.forms and rows.shape[event.kind == "batch norm"] % len(bias) == 0:
                         found = _absorbed(event, layer, bias, moved, form)
                         if found.expect(event) is not None:
                             yield found
@@ -201,6 +210,21 @@ def _absorbed(event: Event, layer: Layer, bias: Tensor, moved: tuple[MovedBias, 
     if mean is not None:
         weights["running_mean"] = mean - bias
     return Assignment((layer,), partial(dict, weights), expect, form, "bias moved into the norm", moved=moved)
+
+
+def kept(event: Event, source: Source) -> Iterator[Assignment]:
+    """Yield the present values of an added or multiplied parameter, such as an initial state that is zero.
+
+    They fit if the result is zero or a value of the source.
+    """
+    weight = event.tensor("weight")
+    if event.kind not in ("add", "sub", "mul", "div") or weight is None:
+        return
+    operands = (weight, event.input) if event.options.get("reverse") else (event.input, weight)
+    result = getattr(torch, event.kind)(*operands)
+    if not bool(result.any()) or source.knows(Fingerprint.of(result)):
+        description = "no counterpart in the source; the values are kept"
+        yield Assignment((), dict, lambda e: None, event.forms[0], description, unconfirmed=True, keeps=True)
 
 
 def neutral(event: Event) -> Iterator[Assignment]:

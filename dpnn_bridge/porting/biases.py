@@ -20,7 +20,7 @@ from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Node, Tape
-from dpnn_bridge.porting.values import size_of
+from dpnn_bridge.porting.values import size_of, unexpanded
 from dpnn_bridge.porting.wording import described
 
 #: sizes of the shifts, relative to the likely size of a channel's values
@@ -152,7 +152,7 @@ def _name(placed: Placed) -> str:
 def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
     """Return an event's bias and the source's parameters that are equal to it; empty if there are none."""
     weight = placed.event.weights.get(_name(placed))
-    if weight is None or len(placed.assignment.layers) != 1:
+    if weight is None or len(placed.assignment.layers) != 1 or unexpanded(weight.view) is not weight.view:
         return []
     roots = (parameters[r].detach() for r in placed.assignment.layers[0].roots if r in parameters)
     sized = (t for t in roots if t.numel() == weight.view.numel())
@@ -162,4 +162,5 @@ def _biases(placed: Placed, parameters: dict[str, nn.Parameter]) -> list[Tensor]
 
 def _norm(placed: Placed) -> float:
     weight = placed.event.tensor("weight")
-    return 0.0 if weight is None else size_of(weight) * (weight.numel() / len(weight)) ** 0.5
+    rows = 1 if weight is None or not weight.dim() else len(weight)
+    return 0.0 if weight is None else size_of(weight) * (weight.numel() / rows) ** 0.5

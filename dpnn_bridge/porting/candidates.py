@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpnn_bridge.porting.assignment import Assignment, neutral, unchanged, with_moved_biases
+from dpnn_bridge.porting.assignment import Assignment, kept, neutral, unchanged, with_moved_biases
 from dpnn_bridge.porting.events import Event
 from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views, unflattened_results
 from dpnn_bridge.porting.joining import joined
@@ -48,7 +48,7 @@ def candidates(
     if not found:
         found += rearranged(event, source, tape)
     found += with_moved_biases(event, source, placement.biases)  # biases of operations that have no bias in the target
-    found = found or list(neutral(event))  # weights that make the event the identity
+    found = found or [*neutral(event), *kept(event, source)]  # weights that make the event the identity, or unchanged
     if count > 1:
         return _like_neighbours(found, event, placement)
     following = signature(event.node)

@@ -71,7 +71,7 @@ def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> flo
     node, assignment, layer = event.node, placed.assignment, placed.assignment.layer
     if not assignment.layers:
         known = source.knows(Fingerprint.of(event.input)) and not assignment.moved
-        if known and not source.knows(Fingerprint.of(next(leaves(out)))):
+        if known and not assignment.keeps and not source.knows(Fingerprint.of(next(leaves(out)))):
             why = "no layer of the source takes its input, and with neutral weights its result is not in the source"
             raise ContradictionError(node, why)
         return 0.0

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.porting.events import NORMS
 from dpnn_bridge.porting.tape import Recorder
-from dpnn_bridge.porting.values import DOUBLE, difference
+from dpnn_bridge.porting.values import DOUBLE, difference, unexpanded
 
 #: types of the events of these operations
 COMPOSITE_KINDS = frozenset((*NORMS, "prelu"))
@@ -37,7 +37,9 @@ def composites(module: nn.Module) -> dict[str, nn.Module]:
 
 def _may_be_composite(module: nn.Module) -> bool:
     own, stock = next(module.children(), None) is None, type(module).__module__.startswith("torch.nn.")
-    return own and not stock and 0 < len(_tensors(module)) <= len(_ROLES)
+    if not own or stock or not 0 < len(_tensors(module)) <= len(_ROLES):
+        return False
+    return all(unexpanded(t) is t for t in _tensors(module))  # random numbers are written into them
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -72,8 +72,8 @@ def explain_constants(
         return deviation_at(end, "", what) if end is not None else Deviation("", "", "", what)
     words = [_named(n, t, where) for n, t, where in ((mine, tape, "here"), (theirs, source.tape, "in the source")) if n]
     path = source.names(theirs.owner) if theirs is not None else ""
-    at = mine or end or output_nodes(tape)[-1]
-    return deviation_at(at, path, f"{', '.join(words)}: {what}")
+    at, why = mine or end or next(reversed(output_nodes(tape)), None), f"{', '.join(words)}: {what}"
+    return Deviation("", "", path, why) if at is None else deviation_at(at, path, why)
 
 
 def _named(node: Node, tape: Tape, where: str) -> str:

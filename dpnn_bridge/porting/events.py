@@ -119,14 +119,15 @@ class Event:
 def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
     x, weight = event.input, event.tensor("weight")
     by_channel = lambda: x.movedim(1, -1).reshape(-1, x.shape[1])  # noqa: E731
-    by_sample = lambda: x.reshape(len(x), -1)  # noqa: E731
+    by_sample = lambda: x.reshape(len(x) if x.dim() else 1, -1)  # noqa: E731
     if event.kind == "linear" and weight is not None:
         yield ("linear", *weight.shape), lambda: x
     elif event.kind == "embedding" and weight is not None:
         yield ("embedding", *weight.shape), lambda: x.reshape(-1, 1)
         if len(weight) <= _MAX_ONE_HOT:
             count = len(weight)
-            yield ("linear", weight.shape[1], count), lambda: nn.functional.one_hot(x.reshape(-1), count).double()
+            one_hot = lambda: nn.functional.one_hot(x.reshape(-1).long(), count).double()  # noqa: E731
+            yield ("linear", weight.shape[1], count), one_hot
     elif event.kind in ("conv", "transposed conv") and weight is not None:
         kernel = tuple(k for k in weight.shape[2:] if k != 1)
         yield (event.kind, kernel, *weight.shape[:2], event.options["groups"]), by_sample
@@ -167,7 +168,7 @@ def _windows(event: Event) -> Tensor:
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
-    """Return the event of an operation, or None if the operation uses no weights on an activation.
+    """Return the event of an operation, or None if the operation uses no weights on an activation, or has no elements.
 
     Args:
         tape: the tape of the node.
@@ -175,9 +176,11 @@ def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:
         args: arguments of the operation, with tensors instead of slots.
     """
     read = _READERS.get(node.op)
-    if read is None or node.constant:
+    if read is None or node.constant or not all(t.numel() for t in leaves(args) if isinstance(t, Tensor)):
         return None
     event = read(_Operation(tape, node, args))
+    if event is not None and not any(event.weights.values()):
+        return None  # such as a batch norm whose statistics are not in the module
     if event is not None:
         weights = [w.slot for w in event.weights.values() if w is not None]
         activations = [s for s in node.reads if s.number not in weights]
@@ -352,4 +355,5 @@ def _embedding_by_index(op: _Operation) -> Event | None:
     indices = op.args[1]
     if not op.is_weight(0) or op.args[0].dim() != 2 or len(indices) != 1 or indices[0].dtype == torch.bool:
         return None
-    return op.event("embedding", indices[0], weight=op.weight(0), bias=None)
+    rows = indices[0].remainder(len(op.args[0]))  # a negative index counts from the end
+    return op.event("embedding", rows, weight=op.weight(0), bias=None)

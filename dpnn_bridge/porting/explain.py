@@ -6,6 +6,7 @@ with the same inputs show the expected operation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dpnn_bridge.porting.comparison import ContradictionError, shape_text
 from dpnn_bridge.porting.events import Event, event_key
-from dpnn_bridge.porting.flow import ancestors, output_nodes, through_views
+from dpnn_bridge.porting.flow import FILLING, ancestors, output_nodes, reads_unregistered, through_views
 from dpnn_bridge.porting.networks import short_line
 from dpnn_bridge.porting.recurrent import unfixable
 from dpnn_bridge.porting.report import Deviation
@@ -26,6 +27,10 @@ from dpnn_bridge.porting.wording import aligned_windows, described, differences,
 
 _FACTORIES = ("zeros", "ones", "empty", "full", "new_", "arange", "linspace", "fill", "zero", "aminmax", "_local")
 #: operations that may reorder values
+UNREGISTERED = (
+    "uses a tensor that is neither a parameter nor a buffer of the module; make it one (torch.nn.Parameter,"
+    " register_buffer), or make its layer an attribute of the module"
+)
 _REORDERING = frozenset(
     ("constant_pad_nd", "cat", "stack", "flip", "roll", "index", "index_select", "slice", "pixel_shuffle")
 )
@@ -98,6 +103,7 @@ class Explanation:
         weights = self.search.tape.weights
         for node in self.search.tape.nodes[: None if root is None else root.index + 1]:
             reads = [] if node.constant or node.op in ARRANGING or node.event is not None else node.reads
+            reads = reads if all(math.prod(self.search.tape.shapes[s.number]) for s in (*reads, *node.outs)) else []
             for slot in (s for s in reads if s.number in weights and self.search.tape.is_learned(s.number)):
                 name = ", ".join(self.search.tape.root_names(slot.number))
                 hint = "use a function of torch.nn.functional: linear, conv2d, bilinear, embedding or a norm"
@@ -116,7 +122,7 @@ class Explanation:
             if node.index in seen:
                 continue
             seen.add(node.index)
-            wrong = [n for n in node.inputs if not n.constant and not self._is_right(n)]
+            wrong = [n for n in node.inputs if not (n.constant or n.op in FILLING or self._is_right(n))]
             stack += wrong
             if not wrong and (node is self.contradiction.node or not self._is_right(node)):
                 roots.append(node)
@@ -164,6 +170,9 @@ class Explanation:
         there = there or list(dict.fromkeys(n for consumers in consumed for n in consumers))
         there.sort(key=self._has_counterpart)
         same = [n for n in there if _has_type_of(node, n)]
+        unregistered = next((n for n in (same or there)[:1] if n.event is not None), None)
+        if unregistered is not None and node.event is None and reads_unregistered(self.search.tape, node):
+            return self._deviation_with_repair(node, unregistered, f"{described(node)} {UNREGISTERED}")
         if same:
             return self._explain_same_kind(node, same)
         if there:
@@ -290,15 +299,8 @@ class Explanation:
 
     def _differing_operands(self, node: Node, other: Node) -> tuple[Node | None, Node | None]:
         """Return the operations that computed the differing operand, in the target and in the source."""
-        mine = self._maker_of(
-            node,
-            [
-                p
-                for p in self.search.input_fingerprints.get(node.index, [])
-                if not _is_among(p, other.input_fingerprints)
-            ],
-        )
         inputs = self.search.input_fingerprints.get(node.index, [])
+        mine = self._maker_of(node, [p for p in inputs if not _is_among(p, other.input_fingerprints)])
         theirs = [p for p in other.input_fingerprints if not _is_among(p, inputs)]
         makers = [v.node for p in theirs for v in self.source.table.find(p) if v.node is not None]
         return mine, makers[0] if makers else None

@@ -19,6 +19,10 @@ _MAX_DEPTH = 12
 _MAX_SUMS = 256
 #: maximum number of gates of a recurrent layer, and of other parts of one result
 _GATES = 4
+#: operations that read only the shape and the type of an activation
+FILLING = frozenset(
+    ["new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"]
+)
 _RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
 #: functions that a recurrent layer may apply to all gates at once
 _POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
@@ -102,7 +106,7 @@ def parts_of(node: Node, outputs: int, shapes: dict[int, tuple[int, ...]], dim: 
             if total[dim] == outputs and len(parts[0]) == len(total):
                 if len(parts) > 1:
                     return _even([p[dim] for p in parts])
-                if parts[0][dim] < outputs:
+                if 0 < parts[0][dim] < outputs:
                     slices[consumer.index] = _slice(consumer, parts[0][dim])
             for count in total[-2:-1] + total[:1] if dim == -1 else ():
                 if count * total[-1] == outputs and 2 <= count <= _GATES:
@@ -132,9 +136,10 @@ def _sizes(slices: list[tuple[int, int]], outputs: int) -> tuple[int, ...]:
 
 
 def _even(sizes: list[int]) -> tuple[int, ...]:
-    """Return the sizes of parts; up to four equal parts if the smallest size divides all sizes."""
+    """Return the sizes of parts that are not empty; up to four equal parts if the smallest size divides all sizes."""
+    sizes = [size for size in sizes if size]
     smallest, total = min(sizes), sum(sizes)
-    if smallest and total // smallest <= _GATES and not any(size % smallest for size in sizes):
+    if total // smallest <= _GATES and not any(size % smallest for size in sizes):
         return (smallest,) * (total // smallest)
     return tuple(sizes) if len(sizes) <= _GATES else (total,)
 
@@ -153,6 +158,20 @@ def unflattened_results(tape: Tape, node: Node, outputs: int) -> Iterator[tuple[
                 continue
             if viewed[-2] * viewed[-1] == outputs:
                 yield viewed[-2], viewed[-1]
+
+
+def reads_unregistered(tape: Tape, node: Node) -> bool:
+    """Return whether an operand is, or is computed from, a tensor that is no input, parameter or buffer."""
+    stack, seen = list(node.reads), set()
+    while stack:
+        slot = stack.pop()
+        if slot.number in tape.external:
+            return True
+        made = tape.maker.get(slot.number)
+        if made is not None and made.constant and slot not in seen:
+            seen.add(slot)
+            stack += made.reads
+    return False
 
 
 def ancestors(*nodes: Node) -> Iterator[Node]:
@@ -206,16 +225,25 @@ def moved_index(tape: Tape, event: Event, shape: Sequence[int]) -> Tensor | None
     index = torch.arange(math.prod(origin)).reshape(origin)
     for node in reversed(chain):
         i = index.contiguous()  # the recorded view is then valid, whatever the memory format was
-        index = node.func(*replaced(node.args, lambda v, i=i: i if isinstance(v, Slot) else v), **node.kwargs)
+        try:
+            index = node.func(*replaced(node.args, lambda v, i=i: i if isinstance(v, Slot) else v), **node.kwargs)
+        except RuntimeError:  # the view depends on the memory layout, or is of complex numbers
+            return None
+        index = next(leaves(index)).long()  # split, chunk and unbind return a list; a conversion returns real numbers
     if index.numel() != math.prod(shape) or not origin or origin[0] != shape[0]:
         return None
     return index.reshape(*shape)[0]
 
 
 def last_readers(tape: Tape) -> dict[int, list[int]]:
-    """Return node index -> slot numbers of the activations that no later node reads and that are not outputs."""
+    """Return node index -> slot numbers of the activations that no later node reads and that are not outputs.
+
+    Operands of the operations that compute weights are kept, because writing a weight inverts these operations.
+    """
     last = {s.number: node.index for node in tape.nodes for s in (*node.outs, *node.reads)}
-    for kept in (*tape.weights, *tape.constants, *(s.number for s in leaves(tape.output) if isinstance(s, Slot))):
+    operands = {s.number for number in tape.weights if (made := tape.maker.get(number)) for s in made.reads}
+    outputs = (s.number for s in leaves(tape.output) if isinstance(s, Slot))
+    for kept in (*tape.weights, *tape.constants, *operands, *outputs):
         last.pop(kept, None)
     found: dict[int, list[int]] = {}
     for number, index in last.items():

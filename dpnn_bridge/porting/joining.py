@@ -21,6 +21,8 @@ def joined(event: Event, source: Source) -> Iterator[Assignment]:
     """Yield assignments of several layers to one event, or of a part of a layer's channels."""
     form = event.forms[0]
     if event.kind in _CHANNELWISE:
+        if event.rows_in(form).shape[1] % form[1]:
+            return  # the weights are not one for each channel, but for each step or sample
         yield from _concatenated(event, form, source)
         yield from _part_of_norm(event, form, source)
     elif event.kind == "conv":
@@ -164,7 +166,7 @@ def _part(event: Event, layer: Layer, number: int, count: int) -> Assignment | N
         return None
 
     def build() -> Weights:
-        return {name: None if v is None else v.chunk(count)[number] for name, v in layer.values.items()}
+        return {name: None if v is None else v.reshape(count, -1)[number] for name, v in layer.values.items()}
 
     description = f"split: part {number + 1} of {count}"
     made = Assignment((layer,), build, given, form, description, ((layer.index, number, count),))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import bound, checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.default_dtype import default_dtype
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.porting.api import Port, port
@@ -123,7 +124,7 @@ def _computed(search: Search, module: nn.Module) -> Callable[[int], Tensor]:
         env[number] = tensor.clone()
     tensors = {name: doubled(tensor.detach().clone()) for name, tensor in named_tensors(module).items()}
     parameters = Parameters(search.tape, env, tensors, Journal())
-    return lambda slot: parameters.computed(Slot(slot))
+    return default_dtype(torch.float64)(lambda slot: parameters.computed(Slot(slot)))
 
 
 def _distance(actual: Tensor, expected: Tensor) -> float:

@@ -21,9 +21,13 @@ from dpnn_bridge.modules.rnn.memory import forget
 from dpnn_bridge.porting.composites import use_operations
 from dpnn_bridge.porting.events import event_key, event_of
 from dpnn_bridge.porting.tape import Node, Recorder, Tape, leaves, replaced
+from dpnn_bridge.porting.values import unexpanded
 
 Call = Callable[[nn.Module, Any], Any]
 Running = Callable[[nn.Module], AbstractContextManager[object]]
+_REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+#: types of inputs that can be shuffled and compared
+_INPUT_TYPES = (*_REAL, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 #: attributes of every module: its registered children, hooks and others
 _OWN_ATTRIBUTES = vars(nn.Module()).keys()
 
@@ -87,10 +91,12 @@ def _doubles(module: nn.Module) -> dict[int, Tensor]:
     copies: dict[int, Tensor] = {}
     for group in _overlapping(list(tensors.values())):
         first, last = min(map(_begin, group)), max(map(_end, group))
-        memory = group[0].detach().as_strided((last - first,), (1,), first) if len(group) > 1 else group[0].detach()
+        memory = unexpanded(group[0].detach())  # its copy is expanded again
+        memory = memory.as_strided((last - first,), (1,), first) if len(group) > 1 else memory
         memory = memory.to("cpu", torch.float64, copy=True)
         for t in group:
-            value = memory.as_strided(t.shape, t.stride(), _begin(t) - first) if len(group) > 1 else memory
+            at = _begin(t) - first
+            value = memory.as_strided(t.shape, t.stride(), at) if len(group) > 1 else memory.expand(t.shape)
             copies[id(t)] = nn.Parameter(value, t.requires_grad) if isinstance(t, nn.Parameter) else value
     return copies
 
@@ -120,7 +126,8 @@ def fill(module: nn.Module, values: dict[str, Tensor]) -> None:
     tensors = named_tensors(module)
     with torch.no_grad():
         for name, value in values.items():
-            tensors[name].copy_(value)
+            own = unexpanded(tensors[name])
+            own.copy_(value[tuple(slice(size) for size in own.shape)])
 
 
 def sharing_memory(module: nn.Module) -> list[set[str]]:
@@ -175,11 +182,15 @@ def inputs(example: Any) -> tuple[Any, Any]:
     """Return two inputs in double precision: from a function of a seed, or the example and a shuffled, noisy copy.
 
     Raises:
-        OptionError: an input has no elements or contains NaN, an example has only equal elements, or a function ignores
-            its seed.
+        OptionError: an input has no elements or contains NaN, an example has only equal elements, or a function fails
+            or ignores its seed.
     """
     if callable(example) and not isinstance(example, Tensor):
-        both = doubled(_checked(example(0))), doubled(_checked(example(1)))
+        try:
+            made = example(0), example(1)
+        except Exception as e:
+            raise OptionError(f"example: the function fails for seed 0 or 1: {type(e).__name__}: {e}") from e
+        both = doubled(_checked(made[0])), doubled(_checked(made[1]))
         pairs = zip(*(list(leaves(value)) for value in both), strict=False)
         if all(a.shape == b.shape and bool(a.eq(b).all()) for a, b in pairs if isinstance(a, Tensor)):
             raise OptionError("example: the function returns the same input for seeds 0 and 1; make it use the seed")
@@ -195,6 +206,10 @@ def _checked(example: Any) -> Any:
     tensors = [t for t in leaves(example) if isinstance(t, Tensor)]
     if not tensors:
         raise OptionError("example: expected a tensor, a tuple of tensors or a function of a seed that returns either")
+    for t in tensors:
+        if t.layout != torch.strided or t.is_meta or t.is_quantized or t.dtype not in _INPUT_TYPES:
+            kind = f"{str(t.dtype).removeprefix('torch.')}, {t.layout}, on {t.device}"
+            raise OptionError(f"example: expected dense tensors of real numbers, integers or bool, got one of {kind}")
     if not any(t.numel() for t in tensors):
         raise OptionError("example: its tensors have no elements; pass at least one sample")
     if any(bool(t.isnan().any()) for t in tensors):

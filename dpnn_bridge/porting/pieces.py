@@ -141,6 +141,8 @@ def _columns(source: Source, rows: Tensor, size: int) -> Iterator[Piece]:
             width = rows.shape[1]
             if form[0] != "linear" or form[2] <= width or form[1] % size or form[1] // size > _MAX_PARTS:
                 continue
+            if not layer.events:
+                continue  # the layer has not run on this input
             inputs, count = torch.cat(layer.inputs(form)), form[1] // size
             for low in dict.fromkeys((0, form[2] - width)):
                 if matching_rows(rows, inputs[:, low : low + width]) is not None:

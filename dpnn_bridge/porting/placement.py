@@ -90,6 +90,8 @@ class Placement:
             The difference from the source's result because of moved biases, and the bias that an earlier event got;
             None if there is none.
         """
+        if assignment.keeps:
+            return None, None
         weights, layer = dict(assignment.weights), assignment.layer
         offset = late = None
         if assignment.moved:

@@ -144,7 +144,9 @@ def differ_on_batch(
     except Exception:  # the model accepts one sample only
         return None
     alone = [t for t in second if t.is_floating_point()]
-    same = len(given) == len(alone) and all(difference(g[1:], a) <= ROUNDED for g, a in zip(given, alone, strict=True))
+    same = len(given) == len(alone) and all(
+        g.dim() and difference(g[1:], a) <= ROUNDED for g, a in zip(given, alone, strict=True)
+    )
     return batch if same and _differ(model, module, batch) else None
 
 

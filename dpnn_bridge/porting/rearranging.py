@@ -34,7 +34,7 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
     for layer in source.layers:
         for form in event.forms:
             count = _inputs_of(form)
-            if form not in layer.forms or count is None:
+            if form not in layer.forms or count is None or event.rows_in(form).shape[1] % count:
                 continue
             order = next(_orders(event, layer, form, count, source, tape), None)
             if order is not None:

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.default_dtype import default_dtype
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.assignment import Assignment, MovedBias
 from dpnn_bridge.porting.candidates import candidates
 from dpnn_bridge.porting.comparison import ContradictionError
 from dpnn_bridge.porting.events import Event, event_key, event_of
-from dpnn_bridge.porting.flow import last_readers
+from dpnn_bridge.porting.flow import FILLING, last_readers
 from dpnn_bridge.porting.networks import location
 from dpnn_bridge.porting.outputs import Outputs, match_outputs
 from dpnn_bridge.porting.placement import Placement
@@ -32,9 +33,9 @@ from dpnn_bridge.porting.values import DOUBLE, Fingerprint, Fingerprints, differ
 from dpnn_bridge.porting.wording import differences, options_of
 from dpnn_bridge.porting.writing import Journal, Parameters
 
-_GATHERING = "cat stack copy zeros_like empty constant_pad_nd index fill zero index_select gather"
+_GATHERING = "cat stack copy empty constant_pad_nd index fill zero index_select gather"
 #: operations that only rearrange or fill elements, so that their results need not be values of the source
-ARRANGING = VIEWS | frozenset(_GATHERING.split())
+ARRANGING = VIEWS | FILLING | frozenset(_GATHERING.split())
 #: maximum seconds and contradictions of a search; maximum seconds of a search after an operation was allowed to deviate
 _SECONDS, _BACKTRACKS, _SECONDS_MORE = 8.0, 3000, 1.5
 #: score of a search: points for an event with the right result; penalties for a node with another result although its
@@ -103,8 +104,7 @@ class Search:
         self.parameters = Parameters(tape, self.env, tensors, self.journal)
         for number, tensor in tape.constants.items():
             self.env[number] = tensor.clone()
-        self._fixed = {storage_id(t) for t in self.env if t is not None}
-        self._releases = last_readers(tape)
+        self._fixed, self._releases = {storage_id(t) for t in self.env if t is not None}, last_readers(tape)
         self.placement = Placement(self.parameters, self.journal, source)
         self.fingerprints = Fingerprints()
         self.deviating: dict[int, Node] = {}
@@ -129,7 +129,7 @@ class Search:
         Returns:
             The contradiction that remains, with the search in the state before it; None if everything fits.
         """
-        with torch.no_grad():
+        with torch.no_grad(), default_dtype(torch.float64):
             while True:
                 contradiction, decisions = self._best_contradiction()
                 if contradiction is None:

@@ -82,6 +82,13 @@ class Layer:
     def tolerance(self) -> float:
         return SINGLE if self.single else DOUBLE
 
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of a linear map or a convolution."""
+        weight = self.values["weight"]
+        assert weight is not None
+        return weight.shape[1] * self.options["groups"] if self.kind == "transposed conv" else self.matrix().shape[0]
+
     def signature(self) -> Any:
         return signature(self.events[0].node) if self.events else None
 
@@ -377,7 +384,7 @@ def _fold(layer: Layer, owners: dict[Event, Layer]) -> Layer | None:
     found = set()
     for event in layer.events:
         after = [e for n in through_views(event.node) if (e := n.event) is not None and e.kind == "batch norm"]
-        if len(after) != 1:
+        if len(after) != 1 or None in (after[0].tensor("running_mean"), after[0].tensor("running_var")):
             return None
         found.add(owners[after[0]])
     return found.pop() if len(found) == 1 else None

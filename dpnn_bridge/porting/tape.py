@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dpnn_bridge.base.default_dtype import default_dtype
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare.nested import fields_of, map_fields
 from dpnn_bridge.conversion.limits import EagerMode
+from dpnn_bridge.porting.values import dense
 
 _MOVING = (
     "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze clone detach alias contiguous _to_copy"
@@ -170,6 +172,7 @@ class Tape:
         constants: slot number -> tensor that no recorded operation computed: an input, or a tensor from elsewhere.
         external: slot numbers of the constants that are not inputs.
         maker: slot number -> node that computed the tensor.
+        changes: slot number of a weight -> nodes that changed the tensor in place afterwards.
         weights: slot numbers of parameters, buffers, and tensors computed from them and from constants only.
         output: slots of the tensors that the forward pass returned; None if it failed.
         random: the first node that drew random numbers, or None.
@@ -188,6 +191,7 @@ class Tape:
         self.constants: dict[int, Tensor] = {}
         self.external: set[int] = set()
         self.maker: dict[int, Node] = {}
+        self.changes: dict[int, list[Node]] = {}
         self.weights: set[int] = set()
         self.output: Any = None
         self.random: Node | None = None
@@ -198,7 +202,7 @@ class Tape:
         self.size = 0
         self.modules: dict[str, nn.Module] = {}
         self._keys: dict[tuple[int, int], str] = {}  # (node index, slot) -> key
-        self._root_names: dict[int, list[str]] = {}
+        self._root_names: dict[int, list[str]] = {}  # slot -> names
 
     def weight_key(self, slot: int) -> str:
         """Return a key for weights that is the same in every tape of a module: a name, or a digest of operations."""
@@ -209,21 +213,22 @@ class Tape:
             return "constant"
         if (node.index, slot) not in self._keys:
             at = next(i for i, s in enumerate(node.outs) if s.number == slot)
-            args = [self.weight_key(x.number) if isinstance(x, Slot) else str(x) for x in leaves(node.args)]
-            self._keys[node.index, slot] = hashlib.sha256(repr((node.op, at, *args)).encode()).hexdigest()
+            found: list[Any] = [at]
+            for n in (node, *self.changes.get(slot, ())):
+                args = (str(x) if not isinstance(x, Slot) or x.number == slot else x for x in leaves(n.args))
+                found += [n.op, *(self.weight_key(x.number) if isinstance(x, Slot) else x for x in args)]
+            self._keys[node.index, slot] = hashlib.sha256(repr(found).encode()).hexdigest()
         return self._keys[node.index, slot]
 
     def root_names(self, slot: int) -> list[str]:
         """Return the names of the parameters and buffers that a weight is computed from."""
         if slot in self.roots:
             return [self.roots[slot]]
-        node = self.maker.get(slot)
-        if node is None:
-            return []
-        if node.index not in self._root_names:
-            names = dict.fromkeys(n for s in node.reads for n in self.root_names(s.number))
-            self._root_names[node.index] = list(names)
-        return self._root_names[node.index]
+        if slot not in self._root_names:
+            makers = [n for n in (self.maker.get(slot), *self.changes.get(slot, ())) if n is not None]
+            reads = (s.number for n in makers for s in n.reads if s.number != slot)
+            self._root_names[slot] = list(dict.fromkeys(name for number in reads for name in self.root_names(number)))
+        return self._root_names[slot]
 
     def is_learned(self, slot: int) -> bool:
         return any(name in self.parameters for name in self.root_names(slot))
@@ -245,8 +250,7 @@ class Recorder(EagerMode):
 
     def __init__(self, module: nn.Module, inputs: Any, observer: Observer, single: frozenset[str]) -> None:
         super().__init__()
-        self.single = single
-        self.tape, self.observer, self.owners = Tape(), observer, [""]
+        self.tape, self.observer, self.single, self.owners = Tape(), observer, single, [""]
         self.paused = False  # whether operations run without being recorded
         self.tape.modules = dict(module.named_modules())
         self._slots: dict[int, Slot] = {}
@@ -263,9 +267,8 @@ class Recorder(EagerMode):
             self._by_memory[_memory(tensor)] = slot
             if isinstance(tensor, nn.Parameter):
                 self.tape.parameters.add(name)
-        for tensor in leaves(inputs):
-            if isinstance(tensor, Tensor):
-                self.tape.constants[self._slot(tensor).number] = tensor.detach().clone()
+        for tensor in (t for t in leaves(inputs) if isinstance(t, Tensor)):
+            self.tape.constants[self._slot(tensor).number] = tensor.detach().clone()
 
     def _slot(self, tensor: Tensor) -> Slot:
         slot = self._slots.get(id(tensor))
@@ -311,19 +314,19 @@ class Recorder(EagerMode):
             return func(*args, **kwargs)
         tape = self.tape
         slotted = lambda v: self._slot_of_argument(v) if isinstance(v, Tensor) else v  # noqa: E731
-        index, owner = len(tape.nodes), self.owners[-1]
-        node = Node(index, func, replaced(args, slotted), replaced(kwargs, slotted), [], owner, _line(), single=single)
+        given = replaced(args, slotted), replaced(kwargs, slotted)
+        node = Node(len(tape.nodes), func, *given, [], self.owners[-1], _line(), single=single)
         self._connect(node, tensors)
         tape.nodes.append(node)
         state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None
         try:
             out = self.observer(self.tape, node, args, kwargs, lambda: func(*args, **kwargs))
+            made = dense(t for t in leaves(out) if isinstance(t, Tensor))
         except Exception:
             tape.nodes.pop()
             for maker in node.inputs:
                 maker.consumers.remove(node)
             raise
-        made = [t for t in leaves(out) if isinstance(t, Tensor)]
         if state is not None and not torch.equal(state, torch.get_rng_state()):
             tape.random = tape.random or node
         if kwargs.get("generator") is not None:
@@ -337,6 +340,8 @@ class Recorder(EagerMode):
             copies = not name.startswith("new_") and not name.endswith("_like")
             if node.constant and copies and any(s.number in tape.weights for s in node.reads):
                 tape.weights.add(slot.number)
+                if node.mutates and tape.maker[slot.number] is not node:
+                    tape.changes.setdefault(slot.number, []).append(node)
         for tensor in node.changed(args, kwargs) if node.mutates else ():
             self._written[storage_id(tensor)] = node
         return out
@@ -365,19 +370,17 @@ class Recorder(EagerMode):
         for name, inner in module.named_modules():
             hooks.append(inner.register_forward_pre_hook(lambda m, i, name=name: self.owners.append(name)))
             hooks.append(inner.register_forward_hook(lambda m, i, o: (self.owners.pop(), None)[1], always_call=True))
-        before, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
-        torch.set_default_dtype(torch.float64)
+        fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), default_dtype(torch.float64):
                 with _CallObserver(self), self:
                     result = call(module)
-                returned = [self._double(t) for t in leaves(result) if isinstance(t, Tensor)]
-                self.tape.output = [self._slot_of_argument(t) for t in returned]
+                found = [self._double(t) for t in leaves(result) if isinstance(t, Tensor)]
+                self.tape.output = list(map(self._slot_of_argument, found))
         except Exception as error:
             self.tape.failure = error
         finally:
-            torch.set_default_dtype(before)
             torch.backends.mha.set_fastpath_enabled(fast)
             for hook in hooks:
                 hook.remove()

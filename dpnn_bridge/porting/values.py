@@ -80,6 +80,14 @@ def size_of(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor / largest) / tensor.numel() ** 0.5 * largest)
 
 
+def dense(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return tensors that can be compared; TypeError for sparse tensors."""
+    found = list(tensors)
+    for layout in {t.layout for t in found} - {torch.strided}:
+        raise TypeError(f"tensors with layout {layout} cannot be compared; use dense tensors, as to_dense() returns")
+    return found
+
+
 def unexpanded(tensor: Tensor) -> Tensor:
     """Return a tensor without the repetitions of ``expand``: an expanded tensor of a few bytes may have any size."""
     for dim, stride in enumerate(tensor.stride()):
@@ -259,7 +267,7 @@ def permutation(channels: Tensor, others: Tensor) -> Tensor | None:
     """
     if channels.shape != others.shape or len(channels) < 2:
         return None
-    direction = _direction(others.shape[1])
+    channels, others, direction = channels.double(), others.double(), _direction(others.shape[1])
     a, b = channels @ direction, others @ direction
     order, other = a.argsort(), b.argsort()
     found = torch.empty_like(order)

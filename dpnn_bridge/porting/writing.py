@@ -6,6 +6,7 @@ the operations between the parameters and the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dpnn_bridge.base.storage import storage_elements, storage_id
 from dpnn_bridge.porting.tape import VIEWS, Node, Slot, Tape, leaves, replaced
-from dpnn_bridge.porting.values import SINGLE
+from dpnn_bridge.porting.values import DOUBLE, SINGLE, difference, unexpanded
 
 
 class NoInverseError(Exception):
@@ -40,6 +41,7 @@ class Journal:
         self._undo.append(undo)
 
     def save(self, tensor: Tensor) -> None:
+        tensor = unexpanded(tensor)  # PyTorch does not write into repeated elements
         before = tensor.clone()
         self.add(lambda: tensor.copy_(before))
 
@@ -73,12 +75,19 @@ class Parameters:
         """Set a view of the tensor of a slot, and the parameters that the tensor is computed from.
 
         Raises:
-            NoInverseError: the tensor is computed from parameters by an operation without an inverse.
+            NoInverseError: the tensor is computed from parameters by an operation without an inverse, or the value has
+                other elements where the tensor repeats one.
         """
+        if value.numel() != view.numel():
+            raise NoInverseError("an operation that repeats a smaller tensor")
+        value, own = value.reshape(view.shape), unexpanded(view)
+        first = value[tuple(slice(size) for size in own.shape)]
+        if own is not view and difference(first.expand(view.shape), value) > DOUBLE:
+            raise NoInverseError("expand, which repeats elements that differ in the source's weight")
         if self.journal.keeps or view.numel() < self.env[slot].numel():
-            self.journal.save(view)
-        view.copy_(value.reshape(view.shape))
-        self._write_source(slot, view)
+            self.journal.save(own)
+        own.copy_(first)
+        self._write_source(slot, own)
 
     def _write_source(self, slot: int, view: Tensor) -> None:
         name = self.tape.roots.get(slot)
@@ -87,15 +96,17 @@ class Parameters:
             self.journal.save(mask)
             mask.fill_(True)
             return
+        if slot in self.tape.changes:
+            raise NoInverseError(f"{self.tape.changes[slot][0].op}_ (an operation in place)")
         node = self.tape.maker[slot]
-        source = next(s for s in node.reads)
+        source = next(s for s in node.reads if s.number in self.tape.weights)
         if storage_id(self.env[source.number]) == storage_id(view):
             self._write_source(source.number, view)
             return
         inverse = self._scaled if node.op == "mul" else _INVERSES.get(node.op, _copied if node.op in VIEWS else None)
         if inverse is None:
             raise NoInverseError(node.op)
-        if node.op == "div" and isinstance(node.args[1], Slot) and (buffers := self._power_iteration(node)):
+        if node.op == "div" and (buffers := self._power_iteration(node)):
             self._normalize(node, buffers, self.env[slot])
             return
         normed = self._weight_norm(node)
@@ -106,6 +117,8 @@ class Parameters:
         for changed, value in inverse(node, self.env[slot], args):
             if changed.number in self.tape.weights:
                 self.write(changed.number, self.env[changed.number], value)
+            elif difference(self.env[changed.number].flatten(), value.flatten()) > DOUBLE:
+                raise NoInverseError(f"{node.op} with a constant that has other values in the source's weight")
 
     def _weight_norm(self, node: Node) -> tuple[Slot, Slot, Slot] | None:
         """Return the slots of v, g and norm(v) of ``v * (g / norm(v))`` or ``v / norm(v) * g``, else None."""
@@ -147,18 +160,35 @@ class Parameters:
     def computed(self, slot: Slot) -> Tensor:
         """Compute the tensor of a slot from the current values of the parameters."""
         node = self.tape.maker.get(slot.number)
-        if node is None:
+        if node is None or slot.number in self.tape.roots:
             return self.env[slot.number]
-        args, kwargs = replaced((node.args, tuple(node.kwargs.items())), self._current_value)
-        return next(leaves(node.run(args, dict(kwargs))))
+        value = self._result(node, slot, None)
+        for change in self.tape.changes.get(slot.number, ()):
+            value = self._result(change, slot, value.clone())
+        return value
 
-    def _current_value(self, value: Any) -> Any:
-        return self.computed(value) if isinstance(value, Slot) else value
+    def _result(self, node: Node, slot: Slot, before: Tensor | None) -> Tensor:
+        """Run a node and return its result in a slot. ``before``: the tensor of the slot that the node changes."""
+
+        def current(value: Any) -> Any:
+            if not isinstance(value, Slot):
+                return value
+            return before if value == slot else self.computed(value)
+
+        args, kwargs = replaced((node.args, tuple(node.kwargs.items())), current)
+        results = [t for t in leaves(node.run(args, dict(kwargs))) if isinstance(t, Tensor)]
+        return results[node.outs.index(slot)]
 
     def _power_iteration(self, node: Node) -> list[str]:
         """Return the names of the buffers with the singular vectors of a spectral norm; empty for other divisions."""
-        names = self.tape.root_names(node.args[1].number)
-        return [n for n in names if n not in self.tape.parameters and self.tensors[n].dim() == 1]
+        weight, divisor = node.args[:2]
+        if not isinstance(divisor, Slot) or not isinstance(weight, Slot):
+            return []
+        names = self.tape.root_names(divisor.number)
+        buffers = [n for n in names if n not in self.tape.parameters and self.tensors[n].dim() == 1]
+        sizes, shape = [self.tensors[n].numel() for n in buffers[:2]], self.tape.shapes[weight.number]
+        fits = [sizes == [rows, math.prod(shape) // rows][: len(sizes)] for rows in shape[:2] if rows]
+        return buffers[:2] if len(shape) > 1 and any(fits) else []
 
     def _normalize(self, node: Node, buffers: list[str], value: Tensor) -> None:
         """Write a weight that a spectral norm divides by its largest singular value.
@@ -186,16 +216,19 @@ def _copied(node: Node, value: Tensor, args: list[Any]) -> Any:
 
 
 def _repeated(node: Node, value: Tensor, args: list[Any]) -> Any:
-    yield (
-        node.args[0],
-        value.reshape(-1, *args[0].shape)[0] if value.dim() == 1 else value[tuple(slice(n) for n in args[0].shape)],
-    )
+    shape = (*(1 for _ in range(value.dim() - args[0].dim())), *args[0].shape)
+    part = value[tuple(slice(n) for n in shape)].reshape(args[0].shape)
+    if difference(part.repeat(*args[1:]), value) > DOUBLE:
+        raise NoInverseError("repeat, and the repeated elements differ in the source's weight")
+    yield node.args[0], part
 
 
 def _joined(node: Node, value: Tensor, args: list[Any]) -> Any:
     dim = args[1] if len(args) > 1 else 0
     at = 0
     for slot, part in zip(node.args[0], args[0], strict=True):
+        if not part.numel():
+            continue  # it may have fewer dimensions
         yield slot, value.narrow(dim, at, part.shape[dim])
         at += part.shape[dim]
 
