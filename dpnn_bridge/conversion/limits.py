@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from dpnn_bridge.base.graph import values_in
 from dpnn_bridge.base.steps import steps_taken
 from dpnn_bridge.conversion.result_sizes import RESULTS
+from dpnn_bridge.conversion.work import broadcast, elements, indexed, padded, products, work_of
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaStorage, LuaTable
 
@@ -140,10 +141,14 @@ class OperationMeter(EagerMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = _KINDS.get(func) or _kind(func)
+        sizes = padded(args) if any(t.is_nested for t in _tensors(args)) else args
         if kind is Kind.VIEW:
-            self.take(OperationCost(0, 0, _views(func, args) * STEPS_PER_VIEW))
+            self.take(OperationCost(0, 0, _views(func, sizes) * STEPS_PER_VIEW))
         else:
-            kept, scratch, steps, _ = self._cost(kind, func, args, kwargs or {})
+            kept, scratch, steps, _ = self._cost(kind, func, sizes, kwargs or {})
+            work = work_of(func, _is_known(func, kind))
+            if work is not None:
+                steps += work(sizes)
             if _is_on_meta(args, kwargs):
                 kept = scratch = 0
             makes = kind is Kind.OTHER or func.overloadpacket.__name__ == "clone"
@@ -153,9 +158,9 @@ class OperationMeter(EagerMode):
     def _cost(self, kind: Kind, func: Any, args: Any, kwargs: Any) -> OperationCost:
         tensors = _tensors(args)
         if kind is Kind.POINTWISE:
-            created = _broadcast(tensors)
+            created = max(broadcast(tensors), *map(elements, tensors)) if tensors else 1
             return OperationCost(created * _itemsize(tensors), 0, created)
-        read = sum(t.numel() for t in tensors)
+        read = sum(map(elements, tensors))
         if kind is Kind.NO_LARGER:
             size = max(_itemsize(tensors), _dtype_size(kwargs)) + 8 * (func.overloadpacket.__name__ in _INDEXING)
             return OperationCost(read * size, 0, read)
@@ -163,8 +168,10 @@ class OperationMeter(EagerMode):
             return OperationCost(0, 0, read)
         formula = _FORMULAS.get(func.overloadpacket.__name__)
         if formula is not None:
-            created, products = formula(args)
-            return OperationCost(created * (_dtype_size(kwargs) or _itemsize(tensors)), 0, read + created + products)
+            created, multiplications = formula(args)
+            return OperationCost(
+                created * (_dtype_size(kwargs) or _itemsize(tensors)), 0, read + created + multiplications
+            )
         key = func, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items())
         if key not in self._known:
             self.take(OperationCost(0, 0, STEPS_PER_PREDICTION))
@@ -250,6 +257,13 @@ def _kind(func: Any) -> Kind:
     return _KINDS.setdefault(func, kind)
 
 
+def _is_known(func: Any, kind: Kind) -> bool:
+    """Return whether :meth:`OperationMeter._cost` measures all work of an operation, unless :mod:`.work` adds some."""
+    name = func.overloadpacket.__name__
+    known = kind in (Kind.POINTWISE, Kind.NO_LARGER)
+    return known or name in _FORMULAS or name in RESULTS or func.overloadpacket in flop_registry
+
+
 def _views(func: Any, args: Any) -> int:
     """Return the number of views that an operation returns."""
     name = func.overloadpacket.__name__
@@ -289,33 +303,8 @@ def _dtype_size(kwargs: Any) -> int:
     return dtype.itemsize if isinstance(dtype, torch.dtype) else 0
 
 
-def _broadcast(tensors: list[Tensor]) -> int:
-    """Return the number of elements of the shape to which tensors are broadcast."""
-    if not tensors:
-        return 1
-    first = tensors[0].shape
-    if all(t.shape == first or not t.dim() for t in tensors):
-        return tensors[0].numel()
-    shapes = [t.shape for t in tensors]
-    depth = max(map(len, shapes))
-    return math.prod(max(s[-i] if i <= len(s) else 1 for s in shapes) for i in range(1, depth + 1))
-
-
 def _of_sizes(args: Any) -> tuple[int, int]:
     return math.prod(next(a for a in args if isinstance(a, (list, tuple)))), 0
-
-
-def _of_indices(args: Any) -> tuple[int, int]:
-    """Estimate the number of elements in ``value[indices]``: elements of the broadcast indices times other dimensions.
-
-    A dimension whose index is None counts as the largest dimension of ``value``.
-    """
-    value, indices = args[:2]
-    given = [i for i in indices if i is not None]
-    indexed = sum(i.dim() if i.dtype == torch.bool else 1 for i in given)
-    free = sum(i is None for i in indices)
-    rest = math.prod([*value.shape[indexed + free :], *([max(value.shape)] * free)])
-    return _broadcast([i for i in given if i.dtype != torch.bool] or given) * rest, 0
 
 
 def _of_counts(args: Any) -> tuple[int, int]:
@@ -325,14 +314,13 @@ def _of_counts(args: Any) -> tuple[int, int]:
 
 
 def _of_matrices(a: Tensor, b: Tensor) -> tuple[int, int]:
-    created = math.prod(a.shape[:-1]) * b.shape[-1]
-    return created, created * a.shape[-1]
+    return math.prod(a.shape[:-1]) * b.shape[-1], products(a, b)
 
 
 #: operation -> function of its arguments that returns the numbers of created elements and of multiply-adds
 _FORMULAS: dict[str, Callable[[Any], tuple[int, int]]] = {
     **dict.fromkeys(_SIZED, _of_sizes),
-    "index": _of_indices,
+    "index": lambda args: (indexed(args), 0),
     "embedding": lambda args: (args[1].numel() * args[0].shape[-1], 0),
     "bincount": _of_counts,
     "repeat_interleave": lambda args: (int(args[0].sum()), 0),
@@ -354,7 +342,7 @@ def _key(value: Any) -> Any:
 
 def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
     """Estimate the cost of an operation from the sizes of its results, usually by running it on the meta device."""
-    name, read = func.overloadpacket.__name__, sum(t.numel() for t in _tensors(args))
+    name, read = func.overloadpacket.__name__, sum(map(elements, _tensors(args)))
     try:
         if name in RESULTS:
             result = RESULTS[name](*args)
@@ -363,25 +351,23 @@ def _predicted(func: Any, args: Any, kwargs: Any) -> OperationCost:
     except Exception:  # not supported on the meta device: sparse tensors, sizes that depend on values
         return OperationCost(read * 8, 0, read)
     results = _tensors(result if isinstance(result, (list, tuple)) else [result])
-    elements, kept, scratch = sum(t.numel() for t in results), sum(t.numel() * t.itemsize for t in results), 0
-    steps = read + elements
+    created, kept, scratch = sum(t.numel() for t in results), sum(t.numel() * t.itemsize for t in results), 0
+    steps = read + created
     if func.overloadpacket in flop_registry:
-        products = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
-        steps += products
+        multiplications = flop_registry[func.overloadpacket](*args, **kwargs, out_val=result) // 2
+        steps += multiplications
         if "convolution" in name and results:  # it may unfold the input or the output into columns, once per gradient
             backward = name.endswith("backward")
             weight, times = args[2 if backward else 1], sum(args[-1][:2]) if backward else 1
-            scratch = products // max(1, weight.shape[0] * times) * weight.itemsize
+            scratch = multiplications // max(1, weight.shape[0] * times) * weight.itemsize
     elif name in _WINDOW:
         window = args[_WINDOW[name]]
-        steps += elements * math.prod(window if isinstance(window, (list, tuple)) else (window,))
+        steps += created * math.prod(window if isinstance(window, (list, tuple)) else (window,))
     elif name.lstrip("_").startswith("adaptive"):  # the windows overlap by one element, or contain it several times
         sizes = args[0].shape[-len(args[1]) :]
         steps += read // max(1, math.prod(sizes)) * math.prod(map(sum, zip(sizes, args[1], strict=True)))
     elif name == "mkldnn_rnn_layer":
         steps += math.prod(args[0].shape[:2]) * sum(w.numel() for w in args[1:5])
-    elif name == "_cdist_forward":
-        steps += elements * args[0].shape[-1]
     return OperationCost(kept, scratch, steps)
 
 

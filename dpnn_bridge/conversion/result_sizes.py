@@ -114,6 +114,13 @@ def _embedding_backward(gradient: Tensor, _indices: Tensor, count: int, *_: Any)
     return _meta(gradient, (count, gradient.shape[-1]))
 
 
+def _bag_backward(
+    gradient: Tensor, indices: Tensor, _1: Tensor, _2: Tensor, _3: Tensor, _4: Tensor, count: int, *others: Any
+) -> Tensor:
+    is_sparse = others[2]
+    return _meta(gradient, (len(indices) if is_sparse else count, gradient.shape[-1]))
+
+
 def _ctc_loss(scores: Tensor, _targets: Tensor, _input_lengths: Any, lengths: Any, *_: Any) -> tuple[Tensor, ...]:
     count, batch = scores.shape[:2]
     loss = _meta(scores, (batch,))
@@ -130,6 +137,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "convolution_backward": _convolution_backward,
     "mkldnn_rnn_layer": _recurrent_layer,
     "embedding_dense_backward": _embedding_backward,
+    "_embedding_bag_backward": _bag_backward,
     "nonzero": _positions,
     "_ctc_loss": _ctc_loss,
 }
