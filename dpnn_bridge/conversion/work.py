@@ -148,7 +148,7 @@ def _sorted(args: Any) -> int:
 
 def _selected(args: Any) -> int:
     """Return the work of ``kthvalue``, which for some orders of the elements compares all of them with all others."""
-    value, _, dim = (*args, -1)[:3]
+    value, dim = args[0], args[2] if len(args) > 2 else -1
     return value.numel() * (value.shape[dim] if value.dim() else 1)
 
 
