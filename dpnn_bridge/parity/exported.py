@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -85,4 +86,6 @@ def _exports(module: nn.Module, value: Any, options: Options) -> Iterator[nn.Mod
 
 
 def _layers(module: nn.Module) -> set[tuple[str, str, str]]:
-    return {(name, type(m).__qualname__, m.extra_repr()) for name, m in module.named_modules()}
+    """Return the names, classes and settings of all layers; a whole number that comes from a file is an integer."""
+    settings = ((name, m, re.sub(r"(\d)\.0\b", r"\1", m.extra_repr())) for name, m in module.named_modules())
+    return {(name, type(m).__qualname__, text) for name, m, text in settings}

@@ -118,6 +118,7 @@ def test_layers_of_pytorch_are_compared_as_they_are_exported(
         (nn.Linear(3, 4), (2, 5, 2, 3)),
         (nn.Flatten(2), (2, 3, 4, 5)),
         (nn.Softmax(1), (2, 3, 4, 5)),
+        (nn.LocalResponseNorm(3, k=2.0), (2, 3, 4, 5)),
     ],
     ids=str,
 )

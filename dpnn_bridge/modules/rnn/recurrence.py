@@ -24,6 +24,22 @@ from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 
 
+def _has_layer_after_step_module(module: nn.Module) -> bool:
+    """Return whether a layer follows a step module in the same Sequential of Torch7's modules for a time step."""
+    sequences = [[*m] for m in modules_in(module, AbstractRecurrent) if isinstance(m, nn.Sequential)]
+    if isinstance(module, Recurrent):
+        sequences.append([module.merge_module, module.transfer_module])
+    return any(isinstance(m, AbstractRecurrent) for sequence in sequences for m in sequence[:-1])
+
+
+_LAYER_AFTER_STEP_MODULE = Fault(
+    ("gradInput", "gradParams"),
+    "layers after a step module run backward on its output of the last step: only nn.Recursor sets the output of an "
+    "earlier step",
+    when=_has_layer_after_step_module,
+)
+
+
 @lua_class("nn.Recurrent")
 class Recurrent(AbstractRecurrent):
     """A simple recurrent network: ``transfer(merge([input_module(x), feedback_module(h)]))``.
@@ -106,12 +122,7 @@ class Recurrent(AbstractRecurrent):
                 "the previous sequence",
                 when=lambda module: module._first_continues,  # type: ignore[arg-type, return-value]
             ),
-            Fault(
-                ("gradInput", "gradParams"),
-                "layers after a step module run backward on its output of the last step: only nn.Recursor sets the "
-                "output of an earlier step",
-                when=lambda module: _has_layer_after_step_module(module),  # type: ignore[arg-type]
-            ),
+            _LAYER_AFTER_STEP_MODULE,
         )
 
         @classmethod
@@ -163,13 +174,6 @@ class Recurrent(AbstractRecurrent):
             parallel, *rest = clone["modules"].as_list()
             objects = [*parallel["modules"].as_list(), *rest]
             return list(zip((input, feedback, merge, transfer), objects, strict=True))
-
-
-def _has_layer_after_step_module(module: Recurrent) -> bool:
-    """Return whether a layer follows a step module in the same Sequential of Torch7's modules for a time step."""
-    sequences = [[*m] for m in modules_in(module, AbstractRecurrent) if isinstance(m, nn.Sequential)]
-    sequences.append([module.merge_module, module.transfer_module])
-    return any(isinstance(m, AbstractRecurrent) for sequence in sequences for m in sequence[:-1])
 
 
 def _container(class_name: str, modules: list[LuaObject], tensor_class: str, train: bool) -> LuaObject:
@@ -258,6 +262,7 @@ class Recurrence(AbstractRecurrent):
     class Lua(_ModuleFieldClass):
         scalars = {"rho": "rho", "nInputDim": "input_dims"}
         defaults = {"rho": 9999}
+        faults = (*AbstractRecurrent.Lua.faults, _LAYER_AFTER_STEP_MODULE)
         user_states = {"user_prev_output": "userPrevOutput"}
 
         @classmethod
