@@ -38,8 +38,7 @@ class LuaClass(Hooks):
         torch_type: Module class, or a tuple of classes. The import creates the first one unless ``build`` selects
             another; the export accepts all. In an inner class ``Lua``, the enclosing module class is the first and need
             not be listed.
-        computed_fields: Other fields that ``to_lua`` computes, so the metadata does not store them. They are added to
-            the fields of the base mapping.
+        computed_fields: Other fields that ``to_lua`` computes, beside those of the base mapping; no metadata has them.
         version: Class version that ``to_lua`` writes (``__version`` in Lua).
         scalars: Lua field, or a tuple of fields -> constructor argument and attribute of the same name.
         defaults: Values of Lua fields that a file may lack.
@@ -49,8 +48,7 @@ class LuaClass(Hooks):
             exists. None: the module keeps the value of its constructor.
         sizes: Field of ``tensors`` -> constructor arguments for the dimensions of its shape in Lua (None ignores a
             dimension). A string instead of a tuple is the argument for the number of elements.
-        tensor_args: Fields of ``tensors`` that the constructor takes as tensors, as an argument with the name of the
-            attribute.
+        tensor_args: Fields of ``tensors`` that the constructor takes as tensors, by the name of the attribute.
         constant_kwargs: Constructor arguments that are the same for every object.
         constants: Field that Torch7 needs -> its constant value, or a function ``tensor class -> new value`` such as
             :func:`empty_table`; written for modules that were created in PyTorch.
@@ -59,8 +57,8 @@ class LuaClass(Hooks):
         members: Lua field with one module -> constructor argument and submodule of the same name.
         scratch: Fields with temporary buffers: dropped on import, written empty. The fields in
             :data:`~dpnn_bridge.conversion.buffers.BUFFERS` need not be listed.
-        resets: Fields that describe the contents of buffers, such as their size or batch -> value in a new object, or
-            None to omit the field. They are reset when the buffers are emptied.
+        resets: Fields that describe the contents of buffers, such as their size -> value in a new object, or None to
+            omit the field. They are reset when the buffers are emptied.
         import_only: Whether modules created in PyTorch are exported as another Lua class of the same torch type.
         is_identity: Whether the module returns its input (``nn.Copy``, ``nn.GPU``); the report states this.
         keeps_types: Whether a cast of the model does not change the types of the modules inside.

@@ -47,6 +47,14 @@ def is_restored(obj: LuaObject) -> bool:
     return obj.class_name in ("nn.AddConstant", "nn.MulConstant") and bool(obj.get("inplace"))
 
 
+def changed_inside(obj: LuaObject) -> Any:
+    """Return the output of a module inside that a module changes in place, if it is in evaluation mode; or None."""
+    if obj.class_name != "nn.ResidualDrop" or obj.get("train") is not False:
+        return None
+    inner = obj.get("net")
+    return inner.get("output") if isinstance(inner, LuaObject) else None
+
+
 def storages(value: Any) -> set[int]:
     """Return the ids of the storages of a Lua value's tensors."""
     return {id(t.storage) for t in lua_tensors(value) if t.storage is not None}

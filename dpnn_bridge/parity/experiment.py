@@ -23,7 +23,7 @@ from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import RunLimits
-from dpnn_bridge.parity.buffers import is_filled, is_restored, lua_tensors, overwritten, storages
+from dpnn_bridge.parity.buffers import changed_inside, is_filled, is_restored, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
@@ -274,6 +274,8 @@ class Experiment:
                 continue
             if is_restored(obj):
                 restored.update(dict.fromkeys(storages(obj[name]), i))
+            if name == "output":
+                restored.update(dict.fromkeys(storages(changed_inside(obj)), i))
             results.append((i, values[-1], obj[name]))
         overwriters = overwritten(results)
         for i, _, buffer in results:
