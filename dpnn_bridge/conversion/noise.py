@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 
@@ -78,6 +79,8 @@ def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterato
 
 def noise_of(obj: LuaObject, name: str, like: Tensor) -> Tensor:
     """Return the random tensor in a field, with the device and dtype of ``like``."""
-    value = obj[name]
-    assert isinstance(value, LuaTensor)
+    value = obj.get(name)
+    if not isinstance(value, LuaTensor):
+        found = type(value).__name__
+        raise ConversionError(f"expected a tensor in field {name!r}, found {found}", class_name=obj.class_name)
     return value.torch().to(like.device, like.dtype)

@@ -35,13 +35,14 @@ def upgraded(table: LuaTable, module: nn.Module, obj: LuaObject | None) -> LuaTa
 
 def _upgraded(table: LuaTable, name: str, module: nn.Module, obj: LuaObject | None) -> LuaTable | None:
     """Return one list of tensors after the upgrade; None if nothing changes."""
-    tensors = table.get(name)
+    listed = table.get(name)
+    tensors = listed.as_list() if isinstance(listed, LuaTable) else []
     sites = list(registry.parameters(module))
-    if obj is None or not isinstance(tensors, LuaTable) or len(tensors) != len(sites):
+    if obj is None or len(tensors) != len(sites):
         return None
     objects = {id(owner): found for owner, found in paired(module, obj)}
     found: list[Any] = []
-    for (owner, field, spec), tensor in zip(sites, tensors.as_list(), strict=True):
+    for (owner, field, spec), tensor in zip(sites, tensors, strict=True):
         key = field if name == "params" else fields.grad_field(field, spec)
         old = objects.get(id(owner))
         mapping = registry.find(old) if old is not None else None
@@ -50,7 +51,7 @@ def _upgraded(table: LuaTable, name: str, module: nn.Module, obj: LuaObject | No
             if isinstance(new, LuaTensor) and new.size == tensor.size and not _is_new(tensor, new, owner, spec):
                 tensor = new
         found.append(tensor)
-    same = all(new is given for new, given in zip(found, tensors.as_list(), strict=True))
+    same = all(new is given for new, given in zip(found, tensors, strict=True))
     return None if same else LuaTable.from_list(found)
 
 

@@ -50,3 +50,10 @@ def test_the_model_and_its_reference_in_two_files(transposes: bool, tmp_path: Pa
     write_t7(tmp_path / "model.t7", table["module"])
     table["module"] = None
     assert verify(tmp_path / "model.t7", reference=table, mode="train").verdict is Verdict.EQUAL
+
+
+def test_parameters_that_are_no_list_are_another_number(tmp_path: Path) -> None:
+    table = old_reference()
+    table["params"] = LuaTable(zip(("weight", "bias"), table["params"].as_list(), strict=True))
+    write_t7(tmp_path / "model.t7", table["module"])
+    assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.DIFFERENT
