@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.compare.limited import take_comparison, without_repeats
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
 
@@ -186,10 +187,13 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
     limit = tolerance.of(expected)
     if expected.numel() == 0:
         return Difference(name, 0.0, limit)
-    a, e = actual.detach().to("cpu", torch.float64), expected.detach().to("cpu", torch.float64)
+    shape, total = expected.shape, expected.numel()
+    actual, expected = without_repeats(actual.detach(), expected.detach())
+    take_comparison(expected)
+    a, e = actual.to("cpu", torch.float64), expected.to("cpu", torch.float64)
     distance = errors(a, e)
     if actual.dtype == expected.dtype and not expected.is_floating_point():  # float64 is not exact for all integers
-        distance = torch.where(actual.detach().cpu() == expected.detach().cpu(), 0.0, distance.clamp(min=1.0))
+        distance = torch.where(actual.cpu() == expected.cpu(), 0.0, distance.clamp(min=1.0))
     worst = int(distance.argmax())
     absolute, expected_value, found = (float(t.flatten()[worst]) for t in (distance, e, a))
     if absolute == 0.0:
@@ -204,11 +208,13 @@ def compare_tensor(name: str, actual: Any, expected: Tensor, tolerance: Toleranc
         message = (
             f"expected {expected_value:.17g}, found {found:.17g} at {list(index)}, "
             f"relative error {relative:.3g} > {limit:g}, "
-            f"{int(differs.sum())} of {distance.numel()} elements differ"
+            f"{int(differs.sum()) * (total // differs.numel())} of {total} elements differ"
         )
     d = Difference(name, relative, limit, message, absolute, index, expected_value, found, *_similarity(a, e))
     d.scale = scale
     if not d.ok:
+        differs = differs.expand(shape)
+        take_comparison(differs)
         d.differing = differs.flatten()
     return d
 

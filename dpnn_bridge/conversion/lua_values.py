@@ -33,6 +33,11 @@ def to_value(value: Any, *, device: str | torch.device = "cpu") -> Any:
     return _Values(device).of(value)
 
 
+def to_expected(value: Any) -> Any:
+    """Convert a Lua value as :func:`to_value`, to compare it: tensors that repeat elements remain views that do."""
+    return _Values("cpu", views=True).of(value)
+
+
 #: maximum number of values in nested tables; a shared table counts each time
 MAX_VALUES = 100_000
 #: maximum bytes of the tensors: a constant, plus an amount per byte of the storages
@@ -42,8 +47,8 @@ BYTES, PER_BYTE = 1 << 28, 16
 class _Values:
     """Converts one nested Lua value within the limits above."""
 
-    def __init__(self, device: str | torch.device) -> None:
-        self.device, self.count, self.bytes_left = device, 0, BYTES
+    def __init__(self, device: str | torch.device, *, views: bool = False) -> None:
+        self.device, self.views, self.count, self.bytes_left = device, views, 0, BYTES
         self.storages: set[int] = set()
 
     def of(self, value: Any) -> Any:
@@ -64,7 +69,17 @@ class _Values:
         self.bytes_left -= value.size * value.dtype.itemsize
         if self.bytes_left < 0:
             raise ConversionLimitError("its tensors repeat their elements so often that they exceed the memory limit")
-        return value.torch().clone().to(self.device)
+        return (_copied(value.torch()) if self.views else value.torch().clone()).to(self.device)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a copy with its own memory; a view that has more elements than its memory remains one."""
+    stored = tensor.untyped_storage().nbytes() // tensor.itemsize
+    if stored >= tensor.numel():
+        return tensor.clone()
+    return (
+        tensor.as_strided((stored,), (1,), 0).clone().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    )
 
 
 def tensor_type(obj: LuaObject) -> str | None:

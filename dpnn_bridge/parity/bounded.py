@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
+from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.compare.limited import limited_comparisons
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
@@ -22,15 +24,18 @@ ADVICE = (
 )
 
 
-def run_limits(limits: ResourceLimits) -> RunLimits:
-    """Return a function that creates context managers, which limit the resources of one run each.
+class BoundedRuns:
+    """A function that creates context managers, which limit the resources of one run each.
 
     The context manager raises :class:`ConversionLimitError`, with the path of the layer that exceeds a limit.
     """
 
+    def __init__(self, limits: ResourceLimits) -> None:
+        self.limits = limits
+
     @contextmanager
-    def limited(model: nn.Module) -> Iterator[None]:
-        mode = ResourceLimitMode(limits)
+    def __call__(self, model: nn.Module) -> Iterator[None]:
+        mode = ResourceLimitMode(self.limits)
         try:
             with mode:
                 yield
@@ -38,7 +43,24 @@ def run_limits(limits: ResourceLimits) -> RunLimits:
             path, class_name = _innermost_module(model, error.__traceback__)
             raise ConversionLimitError(f"{error}: {ADVICE}", path=path, class_name=class_name) from error
 
-    return limited
+
+def run_limits(limits: ResourceLimits) -> RunLimits:
+    """Return a function that limits the resources of runs, see :class:`BoundedRuns`."""
+    return BoundedRuns(limits)
+
+
+def comparing(running: RunLimits, *references: Any) -> AbstractContextManager[object]:
+    """Return a context manager that limits comparisons, if runs are limited; see ``compare/limited.py``.
+
+    Args:
+        running: limits of the runs.
+        *references: Lua values with the expected results, which Lua or Torch7 may have computed after the run.
+    """
+    if not isinstance(running, BoundedRuns):
+        return nullcontext()
+    more = ResourceLimits(references)
+    limit, steps = max(running.limits.bytes, more.bytes), max(running.limits.steps, more.steps)
+    return limited_comparisons(limit, steps, ADVICE)
 
 
 def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from dpnn_bridge.outputs.py.calls import literal
 from dpnn_bridge.outputs.py.settings import Pair, constants
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
-from dpnn_bridge.parity.bounded import RunLimits
+from dpnn_bridge.parity.bounded import RunLimits, comparing
 from dpnn_bridge.parity.exported import NOTE, loaded
 from dpnn_bridge.parity.folded import compare_elements, compare_folded
 from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
@@ -84,7 +84,7 @@ def compare_converted(
     layers = NamedLayers(result, module)
     absent = _compare_tensors(layers, module, written)
     _compare_modules(layers, module, written, program=format.program)
-    with nullcontext() if written.faster else without_faster():
+    with nullcontext() if written.faster else without_faster(), comparing(running):
         compare_results(layers, module, written, subject.table, path, running)
     if written.modules and not result.differences:  # a model without tensors, and without an input
         result.whole.append(Difference("classes and settings", 0.0, 0.0))

@@ -18,7 +18,7 @@ import dpnn_bridge.training as training
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import to_expected, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -242,7 +242,7 @@ class Experiment:
                         reason = "Torch7 stored no result" if values else "does not run as a separate module"
                         outcome.not_comparable[i] = reason
                     continue
-                found = _compare_result(name, values[-1], to_value(obj[name]), tolerance)
+                found = _compare_result(name, values[-1], to_expected(obj[name]), tolerance)
                 self.mark(found)
                 for d in (d for d in found if not d.ok):
                     faults.accept(d, node.module, name, order)

@@ -23,14 +23,14 @@ from dpnn_bridge.compare.nested import as_table, backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.failure import failure_reason
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import to_expected, to_value
 from dpnn_bridge.conversion.noise import has_noise, paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, VerificationError
 from dpnn_bridge.modules.inputs import accepted_instead
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.bounded import RunLimits
+from dpnn_bridge.parity.bounded import RunLimits, comparing
 from dpnn_bridge.parity.faults import Faults
 from dpnn_bridge.parity.gradients import (
     compare_grad_input,
@@ -113,7 +113,8 @@ def check_module(
     faults = Faults(module)
     with ordered(module) if faults.faulty_modules else nullcontext({}) as order:
         allowed = tolerance, gradient_tolerance or tolerance
-        result = _run_and_compare(module, fixture, device, dtype, *allowed, gradients, options, running)
+        with comparing(running, fixture):
+            result = _run_and_compare(module, fixture, device, dtype, *allowed, gradients, options, running)
     faults.mark(result.differences, order)
     return result
 
@@ -155,7 +156,7 @@ def _run_and_compare(
                 output = call(module, *arguments)
         compared: list[Difference] = []
         if "output" in fixture or "module" in fixture:  # in a fixture without an output, Torch7 returned nothing
-            compared = compare("output", output, to_value(fixture.get("output")), tolerance)
+            compared = compare("output", output, to_expected(fixture.get("output")), tolerance)
         differences += compared
         if any(d.mismatched for d in compared):  # gradOutput has the wrong shape
             return result
@@ -184,10 +185,10 @@ def _compare_gradients(module: nn.Module, fixture: LuaTable, inputs: Any, tolera
     found: list[Difference] = []
     scale = fixture.get("scale")
     if "gradInput" in fixture:
-        found += compare_grad_input("gradInput", inputs, to_value(fixture["gradInput"]), tolerance)
+        found += compare_grad_input("gradInput", inputs, to_expected(fixture["gradInput"]), tolerance)
     if fixture.get("gradParams") is not None:
         grads = [g if scale is None else g * scale for g in training.parameters(module)[1]]
-        expected = to_value(fixture["gradParams"])
+        expected = to_expected(fixture["gradParams"])
         memory = memory_of(fixture["gradParams"])
         found += compare_gradients(module, shaped_like(grads, expected), expected, tolerance, memory)
     return found

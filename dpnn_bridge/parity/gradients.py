@@ -139,7 +139,7 @@ def compare_grad_input(name: str, inputs: Any, expected: Any, tolerance: Toleran
             return [Difference(name, 0.0, 0.0)] if zero else [mismatch(name, inputs.grad, "no gradient")]
         if not inputs.is_floating_point() and not expected.any():  # for indices, Torch7 may return zeros of any shape
             return [Difference(name, 0.0, 0.0)]
-        grad = inputs.grad if inputs.grad is not None else torch.zeros_like(inputs)
+        grad = inputs.grad if inputs.grad is not None else inputs.new_zeros(()).expand_as(inputs)
         if grad.numel() == expected.numel():  # Torch7 may return a view of another shape
             grad = grad.reshape(expected.shape)
         if grad.dtype == torch.float32:  # also if Torch7's gradient is double

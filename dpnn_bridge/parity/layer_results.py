@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, scale_of
+from dpnn_bridge.compare.limited import without_repeats
 from dpnn_bridge.compare.memory import moved, relocate
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion.failure import failure_reason
@@ -367,7 +368,7 @@ def _rounding(source: Source, results: Results) -> Mapping[str, float]:
         return {}
 
     def error(name: str, value: Any) -> float:
-        size = min((scale_of(t.double(), TRACED) for t in nested.tensors(value)), default=1.0)
+        size = min((scale_of(without_repeats(t)[0].double(), TRACED) for t in nested.tensors(value)), default=1.0)
         return max(distances("output", exact[name], value).values(), default=0.0) / size
 
     return {name: max(TRACED_MIN, TRACED_MARGIN * error(name, v)) for name, v in results.items() if name in exact}

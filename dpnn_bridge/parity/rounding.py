@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.limited import take_comparison
 from dpnn_bridge.parity.accepted import accept_rounding
 from dpnn_bridge.parity.experiment import Experiment, Key, Outcome
 from dpnn_bridge.parity.layers import Given
@@ -212,6 +213,7 @@ def _distance(a: Tensor, b: Tensor) -> float | None:
 def _pairs(name: str, exact: Any, other: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield name and both values, in double precision, for each tensor of nested values; see :func:`distances`."""
     if isinstance(exact, Tensor) and isinstance(other, Tensor) and exact.shape == other.shape:
+        take_comparison(exact)
         yield name, exact.detach().to("cpu", torch.float64), other.detach().to("cpu", torch.float64)
     elif isinstance(exact, (list, tuple)) and isinstance(other, (list, tuple)):
         for k, (a, b) in enumerate(zip(exact, other, strict=False), 1):

@@ -11,8 +11,9 @@ from torch import Tensor
 import dpnn_bridge.training as training
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, errors, scale_of
+from dpnn_bridge.compare.limited import take_comparison, without_repeats
 from dpnn_bridge.conversion import fields, registry
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import to_expected
 from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.aliased import discard_aliased
 from dpnn_bridge.parity.experiment import Experiment, Outcome
@@ -149,17 +150,21 @@ def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
     histogram: Counter[int] = Counter()
     table, entry = experiment.table, outcome.entry(0)
     if entry and entry.outputs:
-        _count(histogram, entry.outputs[-1], to_value(table.get("output")), experiment.tolerance)
+        _count(histogram, entry.outputs[-1], to_expected(table.get("output")), experiment.tolerance)
     if experiment.backward and table.get("gradParams") is not None:
         scale = table.get("scale")
         grads = [g if scale is None else g * scale for g in training.parameters(outcome.module)[1]]
-        _count(histogram, grads, to_value(table["gradParams"]), experiment.gradient_tolerance)
+        _count(histogram, grads, to_expected(table["gradParams"]), experiment.gradient_tolerance)
     return histogram
 
 
 def _count(histogram: Counter[int], actual: Any, expected: Any, tolerance: Tolerance) -> None:
     """Add the relative differences of a nested value to the histogram."""
     for a, e in zip(nested.leaves(actual), nested.leaves(expected), strict=False):
-        if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel() > 0:
-            a, e = a.detach().to("cpu", torch.float64).reshape(e.shape), e.to("cpu", torch.float64)
-            histogram.update(decades(errors(a, e) / scale_of(e, tolerance)))
+        if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == (total := e.numel()) > 0:
+            a, e = without_repeats(a.detach().reshape(e.shape), e)
+            repeats = total // e.numel()
+            take_comparison(e)
+            a, e = a.to("cpu", torch.float64), e.to("cpu", torch.float64)
+            found = decades(errors(a, e) / scale_of(e, tolerance))
+            histogram.update({decade: count * repeats for decade, count in found.items()})

@@ -22,13 +22,13 @@ from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.precision import check_device, full_precision
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.limits import ResourceLimits
-from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.conversion.lua_values import lua_value, to_expected, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder, bridges_of
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.objects import LuaObject, LuaTable
-from dpnn_bridge.parity.bounded import RunLimits, run_limits
+from dpnn_bridge.parity.bounded import RunLimits, comparing, run_limits
 from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
@@ -158,7 +158,8 @@ def _compare_with_torch7(
     elif stored:
         subject.use_stored_results(module)
     if is_comparable(subject.table):
-        _compare(result, _experiment(result, subject, module, settings, remake), module)
+        with comparing(settings.running, subject.table):
+            _compare(result, _experiment(result, subject, module, settings, remake), module)
     elif "input" in subject.table and stored:
         with settings.running(module):
             _run_only(result, module, subject.table, settings.device, settings.dtype)
@@ -348,7 +349,7 @@ def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]
         return after
     if obj is None or layers == 1 or not is_filled(obj.get("output")):
         return None
-    stored = compare("output", to_value(obj["output"]), to_value(table.get("output")), tolerance)
+    stored = compare("output", to_expected(obj["output"]), to_expected(table.get("output")), tolerance)
     if all(d.ok for d in stored):
         return obj
     notes.append(OTHER_INPUT)
@@ -357,13 +358,13 @@ def _after(subject: Subject, layers: int, tolerance: Tolerance, notes: list[str]
 
 def _half(table: LuaTable) -> torch.dtype | None:
     """Return float16 if the reference contains float16 results."""
-    results = nested.leaves(to_value(table.get("output")))
+    results = nested.leaves(to_expected(table.get("output")))
     return torch.float16 if any(isinstance(v, Tensor) and v.dtype == torch.float16 for v in results) else None
 
 
 def _is_single(module: nn.Module, table: LuaTable) -> bool:
     """Return whether the model or the output of the reference is not in double precision."""
-    results = nested.leaves(to_value(table.get("output")))
+    results = nested.leaves(to_expected(table.get("output")))
     tensors = [*module.parameters(), *(v for v in results if isinstance(v, Tensor))]
     return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
 
