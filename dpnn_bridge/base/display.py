@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import islice
 from typing import Any
 
 #: maximum number of characters: of one line of a message, and of a name in a message
@@ -36,6 +37,27 @@ def described(value: Any) -> str:
     The ``repr`` of a list that contains another list several times may be exponentially long.
     """
     return shortened(repr(value)) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+
+
+def summarized(value: Any) -> str:
+    """Describe a nested value in a message: the shape of a tensor, the number of entries of a list or of a dict.
+
+    The time and the length do not depend on the size of the value.
+    """
+    if isinstance(value, dict):
+        return f"a table with the {keys_text(value)}" if value else "an empty table"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value):,}"
+    if hasattr(value, "shape"):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else described(value)
+
+
+def keys_text(table: dict[Any, Any], longest: int = 6) -> str:
+    """Name the first keys of a dict: ``keys a, b``."""
+    names = [shortened(str(key)) for key in islice(table, longest)]
+    more = f" and {len(table) - longest:,} more" if len(table) > longest else ""
+    return f"keys {', '.join(names)}{more}"
 
 
 def counted(number: int, noun: str) -> str:

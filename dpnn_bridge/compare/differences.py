@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import keys_text, printable, summarized
 from dpnn_bridge.compare.limited import take_comparison, without_repeats
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
@@ -162,13 +162,13 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
         return [d for i, e in enumerate(expected) for d in compare(f"{name}[{i + 1}]", actual[i], e, tolerance)]
     if isinstance(expected, dict):
         if not isinstance(actual, dict) or actual.keys() != expected.keys():
-            return [mismatch(name, actual, f"a dict with keys {list(expected)}")]
+            return [mismatch(name, actual, f"a dict with {keys_text(expected)}")]
         return [d for k, e in expected.items() for d in compare(f"{name}.{k}", actual[k], e, tolerance)]
     if isinstance(expected, Tensor):
         return [compare_tensor(name, actual, expected, tolerance)]
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
         same = actual is expected or (not isinstance(actual, Tensor) and actual == expected)
-        return [Difference(name, 0.0, 0.0) if same else mismatch(name, actual, repr(expected))]
+        return [Difference(name, 0.0, 0.0) if same else mismatch(name, actual, summarized(expected))]
     value = actual if isinstance(actual, Tensor) else None
     if isinstance(actual, (int, float)):
         value = torch.tensor(actual, dtype=torch.float64)
@@ -266,5 +266,4 @@ def scale_of(expected: Tensor, tolerance: Tolerance) -> float:
 
 def mismatch(name: str, actual: Any, expected: str) -> Difference:
     """Return a difference of shape or type, where ``expected`` describes the expected value."""
-    found = f"a tensor of shape {tuple(actual.shape)}" if isinstance(actual, Tensor) else repr(actual)[:120]
-    return Difference(name, float("inf"), 0.0, f"expected {expected}, found {found}")
+    return Difference(name, float("inf"), 0.0, f"expected {expected}, found {summarized(actual)}")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.display import keys_text, summarized
 from dpnn_bridge.errors import VerificationError
 from dpnn_bridge.torch7.gradient import with_gradient_of
 
@@ -50,10 +51,8 @@ def _check_same(path: str, same: bool, value: Any, other: Any) -> None:
 
 def _description(value: Any) -> str:
     if isinstance(value, dict):
-        return f"a table with the keys {', '.join(map(str, value))}"
-    if isinstance(value, (list, tuple)):
-        return f"a table of {len(value)} values"
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        return f"a table with the {keys_text(value)}"
+    return f"a table of {len(value)} values" if isinstance(value, (list, tuple)) else summarized(value)
 
 
 def fields_of(value: Any) -> Any:
@@ -200,7 +199,7 @@ def _gradient_of(output: Tensor, grad: Any) -> Tensor:
     try:
         grad = torch.as_tensor(grad, dtype=output.dtype, device=output.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise VerificationError(f"{expected} {grad!r}") from error
+        raise VerificationError(f"{expected} {summarized(grad)}") from error
     if grad.numel() != output.numel():
         raise VerificationError(f"{expected} a tensor of shape {tuple(grad.shape)}")
     return grad.reshape(output.shape)

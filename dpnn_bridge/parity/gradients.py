@@ -121,7 +121,12 @@ def refused(name: str, reason: str, call: Callable[[], Any]) -> Difference:
     except Exception as e:
         if str(e) and not isinstance(e, (NameError, AttributeError, NotImplementedError)):
             return Difference(name, 0.0, 0.0)
-        return Difference(name, float("inf"), 0.0, f"expected an error like Torch7's ({reason}), found {e!r}")
+        return Difference(
+            name,
+            float("inf"),
+            0.0,
+            f"expected an error like Torch7's ({reason}), found {type(e).__name__}: {shortened(str(e), 500)}",
+        )
     return Difference(name, float("inf"), 0.0, f"Torch7 refused this call ({reason}), here it works")
 
 

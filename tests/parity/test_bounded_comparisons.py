@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dpnn_bridge.compare.differences import Tolerance, compare, compare_tensor
 from dpnn_bridge.compare.limited import limited_comparisons
+from dpnn_bridge.compare.nested import backward, map_tensors
 from dpnn_bridge.conversion.limits import ResourceLimits
-from dpnn_bridge.errors import ConversionLimitError
+from dpnn_bridge.errors import ConversionLimitError, VerificationError
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.parity.bounded import comparing, run_limits
@@ -128,3 +129,32 @@ def test_gradients_of_an_input_without_any_take_no_memory() -> None:
     before = memory()
     assert compare_grad_input("gradInput", inputs, torch.zeros(1).expand(1 << 26), Tolerance())[0].ok
     assert memory() - before < 500
+
+
+class Unprintable(torch.Tensor):
+    def __repr__(self, **_: Any) -> str:
+        raise AssertionError("a message formats a complete tensor")
+
+
+def test_a_message_formats_no_complete_value() -> None:
+    tensor = torch.ones(3).as_subclass(Unprintable)
+    many = {f"key{i}" * 100: tensor for i in range(1000)}
+    for actual, expected in [
+        ([tensor] * 1000, torch.ones(1)),
+        ([tensor] * 1000, [1.0]),
+        (many, 1.0),
+        (many, {"a": 1.0}),
+        ({"a": [tensor]}, many),
+        ("x" * 100_000, None),
+        (tensor, "x" * 100_000),
+        ([tensor], True),
+    ]:
+        (found,) = compare("output", actual, expected)
+        assert not found.ok
+        assert len(found.message) < 2000
+    with pytest.raises(VerificationError) as caught:
+        map_tensors(torch.add, many, [tensor])
+    assert len(str(caught.value)) < 2000
+    with pytest.raises(VerificationError) as caught:
+        backward(torch.ones(1, requires_grad=True), [many])
+    assert len(str(caught.value)) < 2000
