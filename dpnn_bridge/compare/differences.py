@@ -47,6 +47,10 @@ class Tolerance:
         return replace(self, double=self.single)
 
 
+#: tolerance for comparing bits, independent of the size of the values
+BITS = Tolerance(0.0, 0.0, torch.finfo(torch.float64).tiny)
+
+
 @dataclass
 class Difference:
     """One compared tensor.

@@ -34,6 +34,7 @@ class Written:
         modes: name of a module that the file creates -> whether it is in training mode in the file.
         added: names, in the file, of modules that the model lacks.
         dynamic: the dynamic axes of the input.
+        options: other options of the format with which the file was written.
     """
 
     tensors: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Written:
     modes: Mapping[str, bool] = field(default_factory=dict)
     added: tuple[str, ...] = ()
     dynamic: Dynamic | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class GraphNode(NamedTuple):

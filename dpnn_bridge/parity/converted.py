@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.regular import MAX_BYTES, check_file, check_readable
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.compare.differences import Difference, compare_tensor
+from dpnn_bridge.compare.differences import BITS, Difference, compare_tensor
 from dpnn_bridge.compare.memory import relocate
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.faster import without_faster
@@ -32,8 +34,11 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits, comparing
 from dpnn_bridge.parity.exported import NOTE, loaded
 from dpnn_bridge.parity.folded import compare_elements, compare_folded
-from dpnn_bridge.parity.layer_results import BITS, NamedLayers, compare_results, failed
+from dpnn_bridge.parity.layer_results import compare_results, input_of
+from dpnn_bridge.parity.named_layers import NamedLayers, failed
+from dpnn_bridge.parity.new_export import NewExport
 from dpnn_bridge.parity.renamed import RenamedTensors
+from dpnn_bridge.parity.source import Source
 from dpnn_bridge.parity.subject import Subject
 from dpnn_bridge.parity.verification import Verification
 
@@ -82,10 +87,14 @@ def compare_converted(
     result.notes += _other_modes(written, modes, path)
     _cast_as_file(result, module, written, path)
     layers = NamedLayers(result, module)
+    source = Source(module, layers, input_of(module, written, subject.table), running)
+    export = NewExport(format, module, written, source.value)
     absent = _compare_tensors(layers, module, written)
+    if format.traced and not result.ok and export.written is not None:
+        _compare_computed_weights(layers, module, written, export.written, path)
     _compare_modules(layers, module, written, program=format.program)
     with nullcontext() if written.faster else without_faster(), comparing(running):
-        compare_results(layers, module, written, subject.table, path, running)
+        compare_results(layers, source, written, subject.table, path, export)
     if written.modules and not result.differences:  # a model without tensors, and without an input
         result.whole.append(Difference("classes and settings", 0.0, 0.0))
     if format.program:
@@ -213,6 +222,52 @@ def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -
         for name in (n for n in written.tensors if n not in state):
             layers.result.whole.append(failed(f"converted {name}", "the model has no such tensor"))
     return list(absent)
+
+
+def _compare_computed_weights(
+    layers: NamedLayers, module: nn.Module, written: Written, right: Written, path: Path
+) -> None:
+    """Compare weights that an exporter computed from those of several layers with the weights of a new export.
+
+    The weights of a right file may differ from those of the model too. Then they only need to agree with its own.
+    """
+    scratch = copy.copy(layers.result)
+    scratch.layers = [replace(layer, differences=[], converted=[]) for layer in layers.result.layers]
+    scratch.whole, scratch.notes = [], []
+    _compare_tensors(NamedLayers(scratch, module), module, right)
+    expected = {(layer.path, d.name) for layer in scratch.layers for d in layer.converted if not d.ok}
+    if not expected:
+        return
+    for layer in layers.result.layers:
+        layer.converted = [d for d in layer.converted if d.ok or (layer.path, d.name) not in expected]
+    state, name = module.state_dict(), "the exporter's {}".format
+    for tensor, value in right.tensors.items():
+        if tensor not in state or not same_bits(value, state[tensor].detach().cpu()):
+            owner, _, leaf = tensor.rpartition(".")
+            found = written.tensors.get(tensor)
+            missing = failed(name(leaf), f"{path.name} has no such tensor, a new export has one")
+            layers.of(owner).converted.append(
+                missing if found is None else _compare_with_export(name(leaf), value, found)
+            )
+    if len(right.renamed) == len(written.renamed):
+        pairs = zip(right.renamed, written.renamed, strict=True)
+        compared = [_compare_with_export("constants of the graph", *each) for each in pairs]
+        layers.result.whole += [d for d in compared if not d.ok]
+    layers.result.notes.append(
+        f"{path.name} has weights that the exporter computed from those of several layers. They were compared with a "
+        "new export of MODEL."
+    )
+
+
+def _compare_with_export(name: str, expected: Tensor, found: Tensor) -> Difference:
+    """Compare a tensor of a graph with the same tensor of a new export."""
+    difference = _compare_bits(name, expected, found)
+    if difference.ok or not expected.is_floating_point() or found.shape != expected.shape:
+        return difference
+    exact = expected.double()
+    size = exact.abs() if exact.dim() > 1 or not exact.numel() else exact.abs().amax().expand_as(exact)
+    rounded = compare_elements(name, found, exact, size)  # the terms of a bias can be larger than the bias
+    return rounded if rounded.ok else difference
 
 
 def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *, program: bool) -> None:

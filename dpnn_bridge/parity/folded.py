@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dpnn_bridge.compare.differences import Difference, errors
 from dpnn_bridge.outputs.written import Written
-from dpnn_bridge.parity.layer_results import NamedLayers, failed
+from dpnn_bridge.parity.named_layers import NamedLayers, failed
 
 #: accepted difference of weights that an exporter computed, in units in the last place of the largest term
 FOLDED_UNITS = 16

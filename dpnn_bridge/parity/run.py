@@ -18,8 +18,8 @@ from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.aliased import discard_aliased
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.judge import judge, random_layers
-from dpnn_bridge.parity.layer_results import NamedLayers
 from dpnn_bridge.parity.layers import decades, object_of
+from dpnn_bridge.parity.named_layers import NamedLayers
 from dpnn_bridge.parity.new_memory import UninitializedBuffers
 from dpnn_bridge.parity.rounding import floor
 from dpnn_bridge.parity.verification import Layer, Verification

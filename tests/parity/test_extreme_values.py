@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from dpnn_bridge import parity, port, save, write_t7
 from dpnn_bridge.cli.verify import verify_command
-from dpnn_bridge.compare.differences import Tolerance, compare_tensor
+from dpnn_bridge.compare.differences import BITS, Tolerance, compare_tensor
 from dpnn_bridge.loaders import write_t7 as write_table
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity.folded import compare_elements
-from dpnn_bridge.parity.layer_results import BITS
 from dpnn_bridge.porting import judge
 from dpnn_bridge.porting.networks import inputs
 from dpnn_bridge.porting.values import Fingerprint, size_of

@@ -34,10 +34,10 @@ from dpnn_bridge.modules.nn import (
 from dpnn_bridge.modules.rnn import LookupTableMaskZero, SeqLSTM
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs.formats import py as program
-from dpnn_bridge.parity import converted, layer_results
-from dpnn_bridge.parity.layer_results import Source
+from dpnn_bridge.parity import converted
 from dpnn_bridge.parity.manifest_check import check_manifest
 from dpnn_bridge.parity.run import OTHER_INPUT
+from dpnn_bridge.parity.source import Source
 from dpnn_bridge.parity.verification import summary
 from dpnn_bridge.parity.verify import verify
 
@@ -200,7 +200,7 @@ def test_a_sum_may_be_as_far_off_as_runs_of_the_source_are(tmp_path: Path, monke
     dpnn_bridge.save(tmp_path / "m.pt", dpnn_bridge.load(tmp_path / "model.t7"))
     x = torch.randn(4, 300)
     real, spread = converted.run_modules, {"0": {"output": 1e-6}, "": {"output": 1e-6}}
-    monkeypatch.setattr(layer_results.Source, "spread", lambda *_: spread)
+    monkeypatch.setattr(Source, "spread", lambda *_: spread)
     verdicts = []
     for off in (0.0, 3e-6, 6e-6):
 

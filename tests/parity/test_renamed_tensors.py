@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from dpnn_bridge.outputs.written import Written
 from dpnn_bridge.parity.converted import _compare_tensors
 from dpnn_bridge.parity.folded import _folded, compare_folded
-from dpnn_bridge.parity.layer_results import NamedLayers, failed
 from dpnn_bridge.parity.layers import tree
+from dpnn_bridge.parity.named_layers import NamedLayers, failed
 from dpnn_bridge.parity.renamed import RenamedTensors
 from dpnn_bridge.parity.verification import Layer, Verification
 

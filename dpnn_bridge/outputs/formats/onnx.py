@@ -245,6 +245,7 @@ class Onnx(Format):
         outputs = [o.name for o in model.graph.output]
         nodes = [GraphNode(_scopes(node), tuple(node.input), tuple(node.output)) for node in model.graph.node]
         results = results_of_modules(nodes, outputs)
+        opset = next((o.version for o in model.opset_import if not o.domain), None)
         scopes = [node.scopes or frozenset() for node in with_scopes(nodes, outputs)[0]]
 
         def run(value: Any, given: Results) -> Results:
@@ -277,6 +278,7 @@ class Onnx(Format):
             complete=False,
             exact=False,
             dynamic=Dynamic(tuple(_axes(i) for i in model.graph.input if i.name in inputs)),
+            options={"input_names": inputs, "opset": opset},
         )
 
 

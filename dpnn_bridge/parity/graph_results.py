@@ -1,0 +1,228 @@
+"""Compare the output of every layer of a model with its output in a traced graph, which computes in another order."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import BITS, Difference, Tolerance, compare, scale_of
+from dpnn_bridge.compare.limited import without_repeats
+from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.errors import ConversionLimitError, OptionError
+from dpnn_bridge.outputs.written import Results, Written
+from dpnn_bridge.parity.accepted import accept_random, accept_rounding
+from dpnn_bridge.parity.judge import draws_of
+from dpnn_bridge.parity.named_layers import NamedLayers, failed
+from dpnn_bridge.parity.new_export import NewExport
+from dpnn_bridge.parity.rounding import distances
+from dpnn_bridge.parity.seeds import manual_seed
+from dpnn_bridge.parity.source import Source
+
+#: accepted difference of a traced graph, which computes sums in another order
+TRACED = Tolerance(1e-8, 1e-4)
+#: in single precision: minimum of the accepted difference; factor of the model's own rounding error for larger ones
+TRACED_MIN, TRACED_MARGIN = 32 * torch.finfo(torch.float32).eps, 5
+#: difference beyond which a value of a graph is no result of a layer, whatever the rounding errors are
+RESEMBLING = Tolerance(1e-2, 1e-2)
+#: factor of sqrt(n) eps, the accepted rounding error of a sum of n values that a runtime adds sequentially
+SUM_MARGIN = 4
+
+#: result of a comparison: name of a layer -> its differences
+_Compared = dict[str, list[Difference]]
+#: note of a layer whose output the graph does not have
+NO_VALUE = "is computed together with other layers in the file"
+
+
+def compare_graph(
+    layers: NamedLayers, source: Source, written: Written, expected: Results, export: NewExport
+) -> Exception | None:
+    """Compare the results of a traced graph with the results of the model.
+
+    The operations of a layer show which value of the graph is its output. An exporter can have removed or merged some
+    of them, for example two transposes of neighboring layers that cancel each other. If a value differs, a new export
+    of the model shows whether the value is the output. If it is not, the comparison omits the layer.
+
+    Args:
+        layers: the layers, to which the comparisons are added.
+        source: the model and its input.
+        written: the file.
+        expected: results of the model.
+        export: new export of the model.
+
+    Returns:
+        The error if the file does not run.
+    """
+    error, compared = _run_and_compare(layers, source, written, expected, None)
+    if error is not None or _differs(compared):
+        known, omitted = _known_results(layers, source, expected, export)
+        if omitted:
+            error, again = _run_and_compare(layers, source, written, expected, known)
+            for name in layers.by_name.keys() & omitted:
+                layers.by_name[name].note = layers.by_name[name].note or NO_VALUE
+            compared = again
+    for name, differences in compared.items():
+        layers.by_name[name].converted += differences
+    return error
+
+
+def _differs(compared: _Compared) -> bool:
+    return any(not d.ok for differences in compared.values() for d in differences)
+
+
+def _run_and_compare(
+    layers: NamedLayers, source: Source, written: Written, expected: Results, known: set[str] | None
+) -> tuple[Exception | None, _Compared]:
+    """Run a file on the results of the model's layers and compare; ``known`` selects layers, None selects all."""
+    assert written.run is not None
+    given = {n: v for n, v in expected.items() if n and (known is None or n in known)}
+    manual_seed(written.modules.values(), 0)
+    try:
+        with full_precision():
+            found = written.run(nested.copied(source.value), given)
+    except ConversionLimitError:
+        raise
+    except Exception as e:
+        return e, {}
+    if known is not None:
+        found = {n: v for n, v in found.items() if not n or n in known}
+    return None, _compare_found(layers, source, expected, found)
+
+
+def _known_results(
+    layers: NamedLayers, source: Source, expected: Results, export: NewExport
+) -> tuple[set[str], set[str]]:
+    """Return the layers whose outputs are values of a right graph, and the layers for which other values were found."""
+    right = export.written
+    if right is None or right.run is None:
+        return set(), set()
+    try:
+        with full_precision():
+            found = right.run(nested.copied(source.value), {})  # a wrong value in place of a result could have no shape
+    except Exception:
+        return set(), set()
+    everything = found.keys() - {""}
+    known = {n for n in everything if n in expected and _resembles(expected[n], found[n])}
+    while known:
+        error, compared = _run_and_compare(layers, source, right, expected, known)
+        wrong = {n for n, differences in compared.items() if not all(d.ok for d in differences)}
+        if error is None and not wrong:
+            break
+        known = known - wrong if wrong - {""} else set()
+    return known, everything - known
+
+
+def _resembles(expected: Any, found: Any) -> bool:
+    """Return whether two results are equal except for the rounding errors of all layers before."""
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor) or expected.shape != found.shape:
+        return not isinstance(expected, Tensor)  # tables are not compared
+    return all(d.ok for d in compare("output", found.cpu(), expected.cpu(), RESEMBLING))
+
+
+def _compare_found(layers: NamedLayers, source: Source, expected: Results, found: Results) -> _Compared:
+    """Compare the results of a traced graph, which computes in another order."""
+    allowed = _rounding(source, expected)
+    # a layer that returns a table is omitted: the graph has only those parts of the table that the layer computes
+    names = [n for n in found if n in layers.by_name and (not n or isinstance(expected.get(n), Tensor))]
+    output_is_of_layer = any(found[n] is found.get("") and _same(expected.get(n), expected.get("")) for n in names if n)
+    sums: list[tuple[str, Difference]] = []
+    result: _Compared = {}
+    for name, value in ((n, found[n]) for n in names if n in expected):
+        if name == "" and output_is_of_layer:
+            continue  # compared as the output of the layer
+        compared = _compare_approximately(expected[name], value, source, allowed.get(name))
+        if name in allowed:
+            inner = max((n for n in found if found[n] is value), key=len)  # the layer whose result containers return
+            sums += [(inner, d) for d in compared]
+        result[name] = compared
+    _accept_sums(sums, source, expected)
+    return result
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two results are equal, bit for bit."""
+    return all(d.ok for d in compare("output", a, b, BITS))
+
+
+def _accept_sums(compared: list[tuple[str, Difference]], source: Source, results: Results) -> None:
+    """Accept differences of layers in single precision that rounding in sequential sums of many values explains."""
+    candidates = [(n, d) for n, d in compared if not d.ok and d.index is not None and d.error <= TRACED.single]
+    inputs = source.inputs({name for name, _ in candidates}, results) if candidates else {}
+    for name, d in candidates:
+        assert d.index is not None
+        count = source.summands(name, inputs[name], d.index) if name in inputs else 0
+        limit = SUM_MARGIN * math.sqrt(count) * torch.finfo(torch.float32).eps
+        if d.error <= limit:
+            accept_rounding(d, f"rounding explains it: an element depends on {count:,} elements of the input", limit)
+
+
+def compare_at_another_size(layers: NamedLayers, source: Source, written: Written) -> None:
+    """Compare the output for an input with other sizes of the dynamic axes."""
+    assert written.run is not None
+    assert written.dynamic is not None
+    try:
+        with source.running(source.module):
+            *_, value = written.dynamic.examples(source.value, source.module)
+    except OptionError as error:
+        names = ", ".join(written.dynamic.names)
+        layers.result.notes.append(f"The file has the dynamic axes {names}, but no other size was compared: {error}")
+        return
+    other = Source(source.module, layers, value, source.running)
+    name = f"output for {nested.sizes_text(value)}"
+    expected = other.run()
+    try:
+        with full_precision():
+            found = written.run(nested.copied(value), {})
+    except Exception as e:
+        layers.result.whole.append(failed(name, f"the file does not run on this input: {e}"))
+        return
+    allowed = _rounding(other, expected)
+    compared = _compare_approximately(expected[""], found[""], other, allowed.get(""))
+    if allowed:
+        _accept_sums([("", d) for d in compared], other, {})
+    for d in compared:
+        d.name = d.name.replace("output", name, 1)
+        layers.result.whole.append(d)
+
+
+def _rounding(source: Source, results: Results) -> Mapping[str, float]:
+    """Return name of a layer -> accepted relative difference of a traced graph in single precision."""
+    if all(t.dtype != torch.float32 for t in nested.tensors(results.get(""))):
+        return {}
+    try:
+        exact = source.run(results, dtype=torch.float64)
+    except ConversionLimitError:
+        raise
+    except Exception:  # a layer that cannot be cast
+        return {}
+
+    def error(name: str, value: Any) -> float:
+        size = min((scale_of(without_repeats(t)[0].double(), TRACED) for t in nested.tensors(value)), default=1.0)
+        return max(distances("output", exact[name], value).values(), default=0.0) / size
+
+    return {name: max(TRACED_MIN, TRACED_MARGIN * error(name, v)) for name, v in results.items() if name in exact}
+
+
+def _compare_approximately(expected: Any, found: Any, source: Source, allowed: float | None) -> list[Difference]:
+    """Compare results of a traced graph; ``allowed`` is the accepted relative difference in single precision."""
+    a, b = list(nested.leaves(expected)), list(nested.leaves(found))
+    if len(a) == len(b) == 1 and isinstance(a[0], Tensor) and isinstance(b[0], Tensor):
+        a, b = a[0].detach().cpu(), b[0].detach().cpu()
+        if a.numel() == b.numel():
+            b = b.reshape(a.shape)
+    limit = TRACED if allowed is None else replace(TRACED, single=min(TRACED.single, allowed))
+    differences = compare("output", b, a, limit)
+    for d in differences:
+        if d.ok or d.mismatched:
+            continue
+        if names := draws_of(copy.deepcopy(source.module), nested.copied(source.value)):
+            accept_random(d, names, ", other ones in the file than in MODEL")
+        elif allowed is not None and d.error <= allowed:
+            accept_rounding(d, limit=allowed)
+    return differences

@@ -1,0 +1,106 @@
+"""Graphs in which an exporter merged layers: a new export of the model shows which tensors are those of its layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dpnn_bridge
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.modules.nn import TemporalConvolution, TemporalMaxPooling
+from dpnn_bridge.parity.graph_results import NO_VALUE
+from dpnn_bridge.parity.verify import verify
+
+onnx = pytest.importorskip("onnx", reason="optional extra is not installed")
+pytest.importorskip("onnxscript", reason="optional extra is not installed")
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    module = nn.BatchNorm2d(channels)
+    assert module.running_mean is not None
+    for tensor in (module.weight, module.running_mean, module.bias):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return module
+
+
+def norms() -> nn.Sequential:
+    """The norms are folded into the layer before them, also across dropout."""
+    return nn.Sequential(nn.Conv2d(2, 3, 3), norm(3), nn.Dropout(), norm(3), norm(3))
+
+
+def transposes() -> nn.Sequential:
+    """The transposes between the layers cancel each other; the second result has the size of the right one."""
+    return nn.Sequential(
+        TemporalConvolution(3, 4, 2), TemporalMaxPooling(2), TemporalConvolution(4, 4, 2), TemporalConvolution(4, 2, 1)
+    )
+
+
+def one_channel() -> nn.Sequential:
+    """The values of the graph are the results, but in another shape."""
+    return nn.Sequential(TemporalConvolution(3, 1, 2), TemporalConvolution(1, 2, 2))
+
+
+NETS = {norms: (2, 2, 9, 9), transposes: (2, 9, 3), one_channel: (2, 9, 3)}
+
+
+def written(module: nn.Sequential, x: Tensor, folder: Path, dynamic: str = "") -> tuple[Path, Path]:
+    source, file = folder / "model.t7", folder / "model.onnx"
+    dpnn_bridge.write_t7(source, module.eval())
+    dpnn_bridge.save(file, dpnn_bridge.load(source).eval(), input=x, **({"dynamic": dynamic} if dynamic else {}))  # type: ignore[arg-type]
+    return source, file
+
+
+@pytest.mark.parametrize("build", NETS)
+def test_a_right_graph_of_merged_layers_is_equal_and_a_changed_weight_is_found(build, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    x = torch.randn(NETS[build])
+    source, file = written(build(), x, tmp_path)
+    assert verify(source, file, input=x).verdict is Verdict.EQUAL
+    result = verify(source, file)
+    assert result.verdict is Verdict.EQUAL, result
+    assert any(layer.note == NO_VALUE for layer in result.layers) == (build is not norms)
+    graph = onnx.load(file)
+    weight = next(i for i in graph.graph.initializer if len(i.dims) > 1 and i.data_type == 1)
+    changed = onnx.numpy_helper.to_array(weight).copy()
+    changed.flat[1] *= 1.001
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    onnx.save(graph, file)
+    for value in (x, None):
+        result = verify(source, file, input=value)
+        assert result.verdict is Verdict.DIFFERENT
+        assert result.first_deviating is not None
+        assert result.first_deviating.path.startswith("modules[1]")
+
+
+def test_a_changed_norm_of_several_that_were_folded_is_found(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = norms(), torch.randn(2, 2, 9, 9)
+    _, file = written(module, x, tmp_path)
+    with torch.no_grad():
+        module.get_parameter("4.bias")[1] *= 1.001
+    dpnn_bridge.write_t7(tmp_path / "other.t7", module)
+    assert verify(tmp_path / "other.t7", file).verdict is Verdict.DIFFERENT
+
+
+def test_a_constant_that_the_graph_alone_shows_is_found_where_layers_are_omitted(tmp_path: Path) -> None:
+    """The output of the model is compared, whatever layers are omitted."""
+    torch.manual_seed(0)
+    module = nn.Sequential(TemporalConvolution(3, 4, 2), TemporalMaxPooling(2), nn.LeakyReLU(0.1))
+    x = torch.randn(2, 9, 3)
+    _, file = written(module, x, tmp_path)
+    slope = module[2]
+    assert isinstance(slope, nn.LeakyReLU)
+    slope.negative_slope = 0.101
+    dpnn_bridge.write_t7(tmp_path / "other.t7", module)
+    assert verify(tmp_path / "other.t7", file, input=x).verdict is Verdict.DIFFERENT
+
+
+def test_the_input_of_a_dynamic_graph_may_be_too_short_for_the_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, file = written(norms(), torch.randn(2, 2, 9, 9), tmp_path, "batch,height,width")
+    result = verify(source, file)
+    assert result.verdict is Verdict.EQUAL, result
+    assert any("MODEL cannot run on the input" in note for note in result.notes)
