@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 #: required fields of an entry
 REQUIRED = {"files", "compared", "reason"}
-#: maximum number of comparisons of patterns with names, per file
-_MAX_MATCHES = 1 << 20
+#: maximum number of characters of patterns and names that are compared for one file
+_MAX_STEPS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -74,38 +74,55 @@ class KnownDifference:
     message: str = ""
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
-    def applies_to(self, file: str) -> bool:
+    def applies_to(self, file: str, matching: Matching | None = None) -> bool:
         """Return whether the patterns match the name of a fixture file."""
-        return any(_matches(file, pattern) for pattern in self.files)
+        matching = matching or Matching()
+        return any(matching.matches(file, pattern) for pattern in self.files)
 
-    def covers(self, file: str, difference: Difference) -> bool:
+    def covers(self, file: str, difference: Difference, matching: Matching | None = None) -> bool:
         """Return whether the entry accepts a failed comparison of a fixture file that it applies to."""
-        if not any(_matches(difference.name, pattern) for pattern in self.compared):
+        matching = matching or Matching()
+        if not any(matching.matches(difference.name, pattern) for pattern in self.compared):
             return False
-        if not _matches(difference.message, self.message or "*"):
+        if not matching.matches(difference.message, self.message or "*"):
             return False
         measured = self.measured.get(f"{file} {difference.name}")
         return not self.measured or (measured is not None and measured.matches(difference))
 
 
-def _matches(text: str, pattern: str) -> bool:
-    """Return whether a pattern with ``*`` and ``?`` matches a text. Brackets are ordinary characters: ``output[1]``.
+class Matching:
+    """Compares names with patterns, up to a number of characters: names and patterns may be from others."""
 
-    A compiled regular expression takes 500 bytes for each ``*``, and the list may be from others.
-    """
-    position = at = 0
-    star = retry = -1  # position after the last ``*``, and where the text continues after another character for it
-    while position < len(text):
-        if pattern[at : at + 1] == "*":
-            at, star, retry = at + 1, at + 1, position
-        elif pattern[at : at + 1] in ("?", text[position]):
-            position, at = position + 1, at + 1
-        elif star >= 0:
-            retry += 1
-            position, at = retry, star
-        else:
-            return False
-    return pattern.count("*", at) == len(pattern) - at
+    def __init__(self) -> None:
+        self._left = _MAX_STEPS
+
+    def matches(self, text: str, pattern: str) -> bool:
+        """Return whether a pattern with ``*`` and ``?`` matches a text; brackets are ordinary characters.
+
+        A compiled regular expression takes 500 bytes for each ``*``.
+
+        Raises:
+            T7LimitError: too many characters were compared.
+        """
+        position = at = 0
+        star = retry = -1  # position after the last ``*``, and where the text continues after another character for it
+        while position < len(text):
+            self._left -= 1
+            if self._left < 0:
+                raise T7LimitError(
+                    f"comparing the patterns of known differences with the names of one file takes more than "
+                    f"{_MAX_STEPS:,} steps; use fewer or shorter patterns"
+                )
+            if pattern[at : at + 1] == "*":
+                at, star, retry = at + 1, at + 1, position
+            elif pattern[at : at + 1] in ("?", text[position]):
+                position, at = position + 1, at + 1
+            elif star >= 0:
+                retry += 1
+                position, at = retry, star
+            else:
+                return False
+        return pattern.count("*", at) == len(pattern) - at
 
 
 def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference]:
@@ -147,7 +164,7 @@ def _entry(entry: Any, where: str) -> KnownDifference:
 
 
 def _simplified(pattern: str) -> str:
-    """Replace several ``*`` by one, so that the time of :func:`_matches` depends on the text alone."""
+    """Replace several ``*`` by one, so that many of them take no time."""
     return re.sub(r"\*+", "*", pattern)
 
 
@@ -160,13 +177,10 @@ def mark_known(differences: Iterable[Difference], known: Sequence[KnownDifferenc
         file: name of the fixture's file, without folder and suffix.
 
     Raises:
-        T7LimitError: too many patterns would be compared with too many failed comparisons.
+        T7LimitError: too many patterns would be compared with too many or too long names.
     """
-    failed = [d for d in differences if not d.ok]
-    here = [k for k in known if k.applies_to(file)]
-    patterns = sum(len(k.compared) for k in here)
-    if len(failed) * patterns > _MAX_MATCHES:
-        raise T7LimitError(f"{patterns:,} patterns of known differences for {len(failed):,} comparisons are too many")
-    for difference in failed:
-        if entry := next((k for k in here if k.covers(file, difference)), None):
+    matching = Matching()
+    here = [k for k in known if k.applies_to(file, matching)]
+    for difference in (d for d in differences if not d.ok):
+        if entry := next((k for k in here if k.covers(file, difference, matching)), None):
             accept_known(difference, entry.reason)
