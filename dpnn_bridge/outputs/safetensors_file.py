@@ -71,7 +71,8 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     strings: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
     for shard in _shards(path):
-        strings = shard[1] | strings
+        for key, text in shard[1].items():
+            strings.setdefault(key, text)
         tensors |= _tensors(*shard)
     return strings, tensors
 
