@@ -81,7 +81,8 @@ def index_metadata(path: Path) -> dict[str, str]:
     """Return the metadata like :func:`read_index`, which lists the errors, without reading tensors."""
     strings: dict[str, str] = {}
     for _, own, _, _ in _shards(path):
-        strings = own | strings
+        for key, text in own.items():
+            strings.setdefault(key, text)
     return strings
 
 
