@@ -72,7 +72,7 @@ def check_customized(
             advice = "remove the hook (handle.remove()) and put its computation into a module"
         else:
             by_arguments = complete and record_of(module) is None and not weight_hooks(module)
-            written = written_as(module)
+            written = written_as(module, torch7=torch7)
             if not with_classes or written is parametrize.type_before_parametrizations(module):
                 check_settings(module, written, path, complete=by_arguments)
             continue
@@ -81,11 +81,16 @@ def check_customized(
         )
 
 
-def written_as(module: nn.Module) -> type[nn.Module]:
-    """Return the class as which a module is written: its own, or the first base class of PyTorch or with a mapping."""
+def written_as(module: nn.Module, *, torch7: bool) -> type[nn.Module]:
+    """Return the class as which a module is written: the first of its base classes that is exported, or its own.
+
+    Args:
+        module: the module.
+        torch7: whether the output is a .t7 file, which also contains compositions.
+    """
     kind = plain_type(parametrize.type_before_parametrizations(module))
-    written = (t for t in kind.__mro__ if t.__module__.startswith("torch.nn.") or registry.is_registered(t))
-    return next(written, kind)
+    found = (t for t in kind.__mro__ if registry.is_registered(t) or (torch7 and registry.composition_of(t)))
+    return next(found, kind)
 
 
 def _replaced_methods(module: nn.Module) -> Iterator[str]:

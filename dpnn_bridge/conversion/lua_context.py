@@ -186,11 +186,11 @@ class LuaConversion(LuaContext):
             return self.to_lua(inner)
         copy = with_current_weights(module)
         if copy is not None:
-            check_settings(copy, written_as(copy))
+            check_settings(copy, written_as(copy, torch7=True))
             copy.__class__ = stock_class(copy) or type(copy)
             self.stands_for[id(copy)] = module
             return self.to_lua(self.with_parameters_of_first(copy, module))
-        compose = registry.composition_of(module)
+        compose = registry.composition_of(type(module))
         return compose(module, self) if compose else None
 
     def _computed(self, module: nn.Module) -> LuaObject | None:

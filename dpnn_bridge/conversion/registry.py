@@ -239,10 +239,10 @@ def composition(*types: type[nn.Module]) -> Callable[[Composition], Composition]
     return register
 
 
-def composition_of(module: nn.Module) -> Composition | None:
-    """Return the function that exports a PyTorch layer as a composition of Lua classes."""
+def composition_of(torch_type: type) -> Composition | None:
+    """Return the function that exports, or refuses, layers of exactly this class as a composition of Lua classes."""
     discover()
-    return _COMPOSITIONS.get(type(module))
+    return _COMPOSITIONS.get(torch_type)
 
 
 def _takes_every_object(cls: type[LuaClass]) -> bool:

@@ -67,7 +67,8 @@ def arguments_of(module: nn.Module, kind: type[nn.Module] | None = None) -> tupl
 def _names(module_class: type[nn.Module]) -> tuple[str, ...]:
     """Return the argument names of a layer's constructor; for recurrent layers, which take ``*args``, of its base."""
     if not issubclass(module_class, nn.RNNBase):
-        return (*[*inspect.signature(module_class.__init__).parameters][1:],)
+        named = [*inspect.signature(module_class.__init__).parameters.values()][1:]
+        return (*(p.name for p in named if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)),)
     own = {nn.LSTM: ("proj_size",), nn.RNN: ("nonlinearity",)}.get(module_class, ())
     names = [*inspect.signature(nn.RNNBase.__init__).parameters][1:]
     return (*(name for name in names if name not in ("mode", "proj_size")), *own)
@@ -113,6 +114,8 @@ def _difference(module: nn.Module, kind: type[nn.Module], complete: bool) -> str
     try:
         reference = _new_layer(module, kind)
     except Exception as error:  # PyTorch's constructors raise errors of many types
+        if module._modules:  # a container, whose modules are arguments
+            return ""
         return f"its constructor does not accept its settings ({error})"
     if reference._modules:
         return ""
@@ -130,7 +133,8 @@ def _attribute_difference(module: nn.Module, reference: nn.Module, complete: boo
         if name not in vars(reference):
             return f"its {name} is {vars(module)[name]!r:.80}, and a new layer with its settings has no {name}"
         actual, new = vars(module).get(name), vars(reference)[name]
-        if not _equal(actual, new):
+        named = (actual, new) == (type(module).__name__, type(reference).__name__)  # nn.Upsample
+        if not (named or _equal(actual, new)):
             return f"its {name} is {actual!r:.80}, and a new layer with its settings has {new!r:.80}"
     return ""
 

@@ -97,6 +97,32 @@ def test_a_constructor_that_changes_a_setting_is_refused(
     assert "pass the right settings to this constructor" in str(error.value)
 
 
+class Named(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 4))
+        self.args = {"lr": 0.1}
+
+
+class Twice(nn.Upsample):
+    def __init__(self) -> None:
+        super().__init__(scale_factor=2)
+
+
+@pytest.mark.parametrize("layer", [Named(), Twice()])
+def test_a_subclass_whose_attributes_are_no_settings_is_written(layer: nn.Module) -> None:
+    dpnn_bridge.to_lua(layer)
+
+
+class Encoder(nn.TransformerEncoderLayer):
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+
+def test_a_subclass_of_a_layer_that_is_not_written_is_refused_as_that_layer() -> None:
+    with pytest.raises(ConversionError, match="Torch7 has no layer for TransformerEncoderLayer"):
+        dpnn_bridge.to_lua(Encoder())
+
+
 def test_a_parametrized_weight_of_another_shape_is_refused() -> None:
     layer = changed(parametrizations.weight_norm(nn.Conv1d(2, 3, 3)), kernel_size=(2,))
     with pytest.raises(ConversionError, match="its weight has shape"):
