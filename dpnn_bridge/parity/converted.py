@@ -88,7 +88,7 @@ def compare_converted(
     _cast_as_file(result, module, written, path)
     layers = NamedLayers(result, module)
     source = Source(module, layers, input_of(module, written, subject.table), running)
-    export = NewExport(format, module, written, source.value)
+    export = NewExport(format, module, written, source.value, running)
     absent = _compare_tensors(layers, module, written)
     if format.traced and not result.ok and export.written is not None:
         _compare_computed_weights(layers, module, written, export.written, path)

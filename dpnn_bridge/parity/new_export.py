@@ -6,19 +6,20 @@ model, in the same format, shows all of that. It is only made to explain a diffe
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dpnn_bridge.base.cached import cached_property
+from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.conversion.settings import plain_settings
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.outputs.format import ExportContext, Format
 from dpnn_bridge.outputs.written import Written
+from dpnn_bridge.parity.bounded import RunLimits
 
 #: sizes of the dynamic axes of the example, if the model does not accept those of the file's own input
 SIZES = (8, 32, 64)
@@ -32,10 +33,11 @@ class NewExport:
         module: the model.
         file: content of the converted file, whose options are used again.
         value: an input of the model, or None.
+        running: limits the resources of a run.
     """
 
-    def __init__(self, format: Format, module: nn.Module, file: Written, value: Any) -> None:
-        self._format, self._module, self._file, self._value = format, module, file, value
+    def __init__(self, format: Format, module: nn.Module, file: Written, value: Any, running: RunLimits) -> None:
+        self._format, self._module, self._file, self._value, self._running = format, module, file, value, running
 
     @cached_property
     def written(self) -> Written | None:
@@ -43,8 +45,10 @@ class NewExport:
         if not self._format.traced or self._value is None:
             return None
         for example in self._examples():
-            with suppress(Exception), tempfile.TemporaryDirectory() as folder:  # such as a model without this input
-                path = Path(folder, f"model{self._format.suffix}")
+            with suppress(Exception), temporary_folder() as folder:  # such as a model without this input
+                path = folder / f"model{self._format.suffix}"
+                with torch.no_grad(), self._running(self._module):  # the exporter has no limits
+                    self._module(example)
                 with plain_settings(self._module):
                     self._format.write(self._module, path, ExportContext(example, options=self._options()))
                 return self._format.open(path, self._module)
