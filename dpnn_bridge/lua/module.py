@@ -233,8 +233,8 @@ class LuaModule(LuaFunctionality, Placeholder):
         return self
 
     def forget_own(self) -> None:
-        """Reset the state that rnn's modules keep between calls."""
-        if self.lua["forget"] is not None:
+        """Reset the state that rnn's modules keep between calls; a field called ``forget`` is no method."""
+        if self.bridge.kind_of(self.lua["forget"]) == "function":
             self.bridge.method(self.lua, "forget")
 
     def _dtype(self) -> torch.dtype:

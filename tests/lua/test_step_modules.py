@@ -38,6 +38,18 @@ def test_forget_reaches_a_module_in_lua(sandbox: bool) -> None:
     assert net(x).item() == 1
 
 
+@pytest.mark.parametrize("sandbox", [False, True])
+@pytest.mark.parametrize("gate", ["nn.Sigmoid()", "true", "{1}", "torch.ones(2)"])
+def test_a_field_of_this_name_is_no_method(gate: str, sandbox: bool) -> None:
+    bridge = LuaBridge(sandbox=sandbox)
+    bridge.execute(f"{COUNTER} nn.Counter.forget = nil function nn.Counter:setGate() self.forget = {gate} end")
+    counter = bridge.module("nn.Counter")
+    bridge.method(counter.lua, "setGate")
+    counter(torch.zeros(1, dtype=torch.float64))
+    memory.forget(counter)
+    assert counter(torch.zeros(1, dtype=torch.float64)).item() == 2
+
+
 def test_a_sequencer_without_rnn_takes_no_step_module_in_lua(tmp_path: Path) -> None:
     obj = to_lua(Sequencer(LSTM(SeqLSTM(2, 3))))
     obj["module"].class_name = "nn.MyLSTM"  # modules[1] too
