@@ -9,6 +9,7 @@ plus a multiple of the size of the file and the input (:class:`ResourceLimits`),
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -257,10 +258,15 @@ def _kind(func: Any) -> Kind:
     return _KINDS.setdefault(func, kind)
 
 
+@functools.cache
 def _is_known(func: Any, kind: Kind) -> bool:
     """Return whether :meth:`OperationMeter._cost` measures all work of an operation, unless :mod:`.work` adds some."""
     name = func.overloadpacket.__name__
     known = kind in (Kind.POINTWISE, Kind.NO_LARGER)
+    if kind is Kind.IN_PLACE:  # the tags are those of the operation that returns a new tensor
+        base = getattr(torch.ops.aten, name.removesuffix("_"), None)
+        found = [_kind(getattr(base, overload)) for overload in base.overloads()] if base is not None else []
+        known = Kind.POINTWISE in found or Kind.NO_LARGER in found
     return known or name in _FORMULAS or name in RESULTS or func.overloadpacket in flop_registry
 
 

@@ -187,3 +187,20 @@ def test_operations_of_layers_are_known() -> None:
             if isinstance(total, Tensor) and total.requires_grad:
                 total.backward()
     assert not recorder.unknown
+
+
+IN_PLACE = "abs_ gt_ ge_ lt_ le_ eq_ ne_ floor_divide_ tril_ triu_ scatter_ scatter_add_ copysign_ xlogy_ gcd_"
+
+
+@pytest.mark.parametrize("name", [*IN_PLACE.split(), "heaviside_", "lcm_", "one_hot"])
+def test_a_plain_operation_is_known_in_place_too(name: str) -> None:
+    packet = getattr(torch.ops.aten, name)
+    for func in (getattr(packet, overload) for overload in packet.overloads()):
+        assert work_of(func, _is_known(func, _kind(func))) is not _unknown, func
+
+
+def test_many_words_in_a_large_vocabulary_are_no_product() -> None:
+    words = torch.randint(10_000, (50, 50))
+    with ResourceLimitMode(ResourceLimits(more=words.numel() * 8 + 10_000 * 8)):
+        functional.one_hot(words, 10_000)
+        torch.zeros(2500, 10_000).scatter_(1, words.reshape(-1, 1), 1.0)
