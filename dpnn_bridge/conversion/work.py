@@ -48,8 +48,8 @@ _LINEAR_NAMES = """
     max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward max_unpool2d max_unpool3d
     mish mkldnn_rnn_layer multi_margin_loss mv native_group_norm new_empty_strided nonzero nonzero_static norm normal
     one_hot pixel_shuffle pixel_unshuffle polar prod put randint randint_like random randperm range
-    reflection_pad1d reflection_pad2d reflection_pad3d relu renorm repeat replication_pad1d replication_pad2d replication_pad3d resize
-    resize_as rot90 rrelu_with_noise scatter_reduce select_backward select_copy select_scatter set slice_backward
+    reflection_pad1d reflection_pad2d reflection_pad3d relu renorm repeat replication_pad1d replication_pad2d
+    replication_pad3d resize resize_as rot90 rrelu_with_noise scatter_reduce select_backward select_copy select_scatter set slice_backward
     slice_copy slice_scatter soft_margin_loss softmax softplus softshrink split_copy split_with_sizes_copy squeeze
     squeeze_copy std_mean sum t t_copy take threshold trace transpose transpose_copy tril_indices triu_indices
     unbind_copy unfold_backward unfold_copy uniform unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy

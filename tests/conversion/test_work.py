@@ -200,7 +200,7 @@ def test_a_plain_operation_is_known_in_place_too(name: str) -> None:
 
 
 def test_many_words_in_a_large_vocabulary_are_no_product() -> None:
-    words = torch.randint(10_000, (50, 50))
-    with ResourceLimitMode(ResourceLimits(more=words.numel() * 8 + 10_000 * 8)):
-        functional.one_hot(words, 10_000)
-        torch.zeros(2500, 10_000).scatter_(1, words.reshape(-1, 1), 1.0)
+    words = torch.randint(1000, (50, 50))
+    with ResourceLimitMode(ResourceLimits()):
+        functional.one_hot(words, 1000)
+        torch.zeros(2500, 1000).scatter_(1, words.reshape(-1, 1), 1.0)
