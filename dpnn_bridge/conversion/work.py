@@ -33,27 +33,27 @@ _LINEAR_NAMES = """
     _neg_view_copy _nested_from_padded _nested_tensor_from_mask _nested_tensor_from_mask_left_aligned
     _nested_tensor_from_tensor_list _pack_padded_sequence _pin_memory _prelu_kernel _reshape_copy _resize_output_
     _safe_softmax _thnn_fused_gru_cell _thnn_fused_lstm_cell _transform_bias_rescale_qkv _unsafe_index
-    _unsafe_masked_index _weight_norm_interface
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d addmv addr
-    affine_grid_generator alias_copy allclose arange as_strided as_strided_copy as_strided_scatter avg_pool1d avg_pool2d
-    avg_pool2d_backward avg_pool3d avg_pool3d_backward bernoulli binary_cross_entropy_with_logits bincount celu
-    channel_shuffle complex constant_pad_nd convolution convolution_backward copy copy_ count_nonzero cumprod cummax
-    cummin cumsum detach detach_copy diag_embed diagonal_backward diagonal_copy diagonal_scatter dist dot elu embedding
-    embedding_dense_backward empty_permuted exponential eye fill fill_ fractional_max_pool2d
-    fractional_max_pool2d_backward fractional_max_pool3d fractional_max_pool3d_backward gelu geometric glu
-    grid_sampler_2d grid_sampler_3d hardshrink hardsigmoid hardswish hardtanh im2col index index_add index_copy
-    index_reduce index_select is_same_size is_set_to isinf isnan item leaky_relu lift lift_fresh lift_fresh_copy
-    linalg_cross linalg_vector_norm linspace log_normal log_sigmoid_forward log_softmax logcumsumexp logspace
-    masked_fill masked_scatter masked_scatter_backward max_pool2d_backward max_pool2d_with_indices
-    max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward max_unpool2d max_unpool3d
-    mish mkldnn_rnn_layer multi_margin_loss mv native_group_norm new_empty_strided nonzero nonzero_static norm normal
-    one_hot pixel_shuffle pixel_unshuffle polar prod put randint randint_like random randperm range
-    reflection_pad1d reflection_pad2d reflection_pad3d relu renorm repeat replication_pad1d replication_pad2d
-    replication_pad3d resize resize_as rot90 rrelu_with_noise scatter_reduce select_backward select_copy select_scatter set slice_backward
-    slice_copy slice_scatter soft_margin_loss softmax softplus softshrink split_copy split_with_sizes_copy squeeze
-    squeeze_copy std_mean sum t t_copy take threshold trace transpose transpose_copy tril_indices triu_indices
-    unbind_copy unfold_backward unfold_copy uniform unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy
-    var_mean vdot view_copy zero col2im histc
+    _unsafe_masked_index _weight_norm_interface adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool2d adaptive_max_pool3d addmv addr affine_grid_generator alias_copy allclose arange as_strided
+    as_strided_copy as_strided_scatter avg_pool1d avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward
+    bernoulli binary_cross_entropy_with_logits bincount celu channel_shuffle col2im complex constant_pad_nd
+    convolution convolution_backward copy copy_ count_nonzero cummax cummin cumprod cumsum detach detach_copy
+    diag_embed diagonal_backward diagonal_copy diagonal_scatter dist dot elu embedding embedding_dense_backward
+    empty_permuted exponential eye fill fill_ fractional_max_pool2d fractional_max_pool2d_backward
+    fractional_max_pool3d fractional_max_pool3d_backward gelu geometric glu grid_sampler_2d grid_sampler_3d hardshrink
+    hardsigmoid hardswish hardtanh histc im2col index index_add index_copy index_reduce index_select is_same_size
+    is_set_to isinf isnan item leaky_relu lift lift_fresh lift_fresh_copy linalg_cross linalg_vector_norm linspace
+    log_normal log_sigmoid_forward log_softmax logcumsumexp logspace masked_fill masked_scatter
+    masked_scatter_backward max_pool2d_backward max_pool2d_with_indices max_pool2d_with_indices_backward
+    max_pool3d_with_indices max_pool3d_with_indices_backward max_unpool2d max_unpool3d mish mkldnn_rnn_layer
+    multi_margin_loss mv native_group_norm new_empty_strided nonzero nonzero_static norm normal one_hot pixel_shuffle
+    pixel_unshuffle polar prod put randint randint_like random randperm range reflection_pad1d reflection_pad2d
+    reflection_pad3d relu renorm repeat replication_pad1d replication_pad2d replication_pad3d resize resize_as rot90
+    rrelu_with_noise scatter_reduce select_backward select_copy select_scatter set slice_backward slice_copy
+    slice_scatter soft_margin_loss softmax softplus softshrink split_copy split_with_sizes_copy squeeze squeeze_copy
+    std_mean sum t t_copy take threshold trace transpose transpose_copy tril_indices triu_indices unbind_copy
+    unfold_backward unfold_copy uniform unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy var_mean vdot
+    view_copy zero
 """
 _LINEAR = frozenset(_LINEAR_NAMES.split())
 
