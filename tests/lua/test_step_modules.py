@@ -13,6 +13,7 @@ from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.modules.rnn import LSTM, SeqLSTM, Sequencer
+from dpnn_bridge.modules.rnn.memory import at_sequence_start
 
 COUNTER = """
 require 'nn'
@@ -48,6 +49,13 @@ def test_a_field_of_this_name_is_no_method(gate: str, sandbox: bool) -> None:
     counter(torch.zeros(1, dtype=torch.float64))
     memory.forget(counter)
     assert counter(torch.zeros(1, dtype=torch.float64)).item() == 2
+
+
+def test_a_method_with_an_argument_is_no_reason_that_a_layer_does_not_run() -> None:
+    bridge = LuaBridge()
+    bridge.execute(f"{COUNTER} function nn.Counter:forget(n) self.count = n - 1 end")
+    copy = at_sequence_start(torch.nn.Sequential(bridge.module("nn.Counter")))
+    assert copy(torch.zeros(1, dtype=torch.float64)).item() == 1
 
 
 def test_a_sequencer_without_rnn_takes_no_step_module_in_lua(tmp_path: Path) -> None:

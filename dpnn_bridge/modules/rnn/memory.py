@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.conversion.modes import restoring_modes
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.structure import modules_in
 
@@ -103,9 +105,13 @@ def forget(module: nn.Module) -> None:
     Lua:
         ``module:forget()``, rnn's Module.lua
     """
-    for m in modules_in(module):
-        if (own := getattr(type(m), "forget_own", None)) is not None:
-            own(m)
+    for forget_own in _methods(module):
+        forget_own()
+
+
+def _methods(module: nn.Module) -> list[Callable[[], None]]:
+    """Return the methods ``forget_own`` of the modules in a module."""
+    return [m.forget_own for m in modules_in(module) if hasattr(type(m), "forget_own")]  # type: ignore[misc]
 
 
 def at_sequence_start(module: nn.Module) -> nn.Module:
@@ -116,7 +122,9 @@ def at_sequence_start(module: nn.Module) -> nn.Module:
             m.training = True  # in evaluation mode, forget would keep the states that the user set
             if isinstance(m, LazyDropout):
                 m.masks, m.stale = {}, set()
-        forget(copy)
+        for forget_own in _methods(copy):
+            with suppress(LuaBridgeError):  # a method of a user's layer in Lua, which Torch7 would not call here
+                forget_own()
     return copy
 
 
