@@ -89,6 +89,8 @@ def written_as(module: nn.Module, *, torch7: bool) -> type[nn.Module]:
         torch7: whether the output is a .t7 file, which also contains compositions.
     """
     kind = plain_type(parametrize.type_before_parametrizations(module))
+    if kind.__module__.startswith("torch.nn."):
+        return kind
     found = (t for t in kind.__mro__ if registry.is_registered(t) or (torch7 and registry.composition_of(t)))
     return next(found, kind)
 

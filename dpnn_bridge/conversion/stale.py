@@ -130,6 +130,8 @@ def _attribute_difference(module: nn.Module, reference: nn.Module, complete: boo
     for name in [*vars(reference), *sorted(own - vars(reference).keys())]:
         if name in _COMMON | unused or not (name in own or _is_plain(vars(reference)[name])):
             continue
+        if inspect.isdatadescriptor(getattr(type(module), name, None)):
+            continue  # a property of a subclass, which is refused by name
         if name not in vars(reference):
             return f"its {name} is {vars(module)[name]!r:.80}, and a new layer with its settings has no {name}"
         actual, new = vars(module).get(name), vars(reference)[name]

@@ -415,7 +415,7 @@ def test_a_module_without_a_constructor_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_shape_that_the_constructor_does_not_give_is_named(tmp_path: Path) -> None:
-    layer = nn.Linear(2, 3)
+    layer = nn.Embedding(3, 2)
     layer.weight = nn.Parameter(torch.ones(4, 2))
     with pytest.raises(VerificationError, match=r"rebuild the model: the state_dict .* size mismatch for weight"):
         source_of(layer, tmp_path)
