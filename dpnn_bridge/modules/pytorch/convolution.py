@@ -76,8 +76,7 @@ def _composed(module: Any, ctx: LuaContext, name: str, settings: dict[str, Any],
     def group(i: int) -> LuaObject:
         weight = parts.tensors("weight", (*sizes, *kernel), i * math.prod([*sizes, *kernel]))
         bias = parts.tensors("bias", (outputs,), i * outputs)
-        buffers = ("ones", "finput", "fgradInput") if "Full" in name else ("finput", "fgradInput")
-        empty = {buffer: LuaTensor.empty(parts.tensor_class) for buffer in buffers}
+        empty = {buffer: LuaTensor.empty(parts.tensor_class) for buffer in ("finput", "fgradInput")}
         return parts(name, nInputPlane=inputs, nOutputPlane=outputs, **settings, **empty, **weight, **bias)
 
     if groups == 1:
