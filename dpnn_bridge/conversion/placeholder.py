@@ -46,7 +46,10 @@ def bridge_of(module: nn.Module) -> Any:
 
 def is_step_in_lua(module: nn.Module) -> bool:
     """Return whether a layer runs in Lua and is one of rnn's step modules, which keep a state between calls."""
-    return bridge_of(module) is not None and {"step", "sharedClones"} <= module.obj.keys()  # type: ignore[operator,union-attr]
+    if bridge_of(module) is None:
+        return False
+    fields: Any = module.lua  # not `obj`, which copies the complete module from Lua
+    return fields["step"] is not None and fields["sharedClones"] is not None
 
 
 def bridges_of(modules: Iterable[nn.Module]) -> list[Any]:
