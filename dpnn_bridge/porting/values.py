@@ -81,8 +81,10 @@ def size_of(tensor: Tensor) -> float:
 
 
 def dense(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return tensors that can be compared; TypeError for sparse tensors."""
+    """Return tensors that can be compared; TypeError for sparse tensors and for tensors on the meta device."""
     found = list(tensors)
+    if any(t.is_meta for t in found):
+        raise TypeError("tensors on the meta device have no values to compare; return tensors on the CPU or a GPU")
     for layout in {t.layout for t in found} - {torch.strided}:
         raise TypeError(f"tensors with layout {layout} cannot be compared; use dense tensors, as to_dense() returns")
     return found

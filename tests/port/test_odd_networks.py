@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dpnn_bridge
-from dpnn_bridge.errors import OptionError
+from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.porting import PortReport, judge
 
 
@@ -351,3 +351,10 @@ def test_an_example_that_cannot_be_run_is_named(example: Any, reason: str) -> No
 def test_a_sparse_tensor_is_named() -> None:
     sparse = Net(lambda m, x: m.layer(x).to_sparse(), layer=linear())
     assert "use dense tensors" in str(dpnn_bridge.port(linear(), sparse, ROWS))
+
+
+def test_an_output_without_values_is_named() -> None:
+    without = Net(lambda m, x: m.layer(x).to("meta"), layer=linear())
+    assert "meta device have no values" in str(dpnn_bridge.port(linear(), without, ROWS))
+    with pytest.raises(ConversionError, match="meta device have no values"):
+        dpnn_bridge.port(without, linear(), ROWS)
