@@ -60,7 +60,7 @@ _CLASSES = ("plugin", "lua", "sandbox", "partial_sandbox", "allow_unsupported", 
     type=InputType(exists=True, file_okay=False),
     help="Folder with Torch7's Lua sources, which compute the reference.",
 )
-@click.option("--torch7", help="Torch7 program (th or luajit) that computes the reference.")
+@click.option("--torch7", help="Torch7 program (th or luajit) that computes the reference, after any --lua files.")
 @click.option("--key", help="Path of the model in the file, such as protos.rnn. Detected automatically by default.")
 @click.option(
     "--mode",

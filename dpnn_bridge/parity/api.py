@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity import verify as verification
 from dpnn_bridge.parity.data import verify_model_or_data
 from dpnn_bridge.parity.known_differences import KnownDifference, read_known_differences
+from dpnn_bridge.parity.torch7_reference import Torch7
 from dpnn_bridge.parity.verification import Verification
 from dpnn_bridge.plugins import load_plugins
 
@@ -63,7 +65,8 @@ def verify(
         output: output of Torch7 for ``input``.
         lua_path: folders with Torch7's Lua sources, which compute the reference for ``input``. The Lua files of ``lua``
             can require them, unless they run in a sandbox.
-        torch7: program of a Torch7 installation, ``th`` or ``luajit``, which computes the reference for ``input``.
+        torch7: program of a Torch7 installation, ``th`` or ``luajit``, which computes the reference for ``input``. It
+            runs the Lua files of ``lua`` too, unless these run in a sandbox.
         key: path of the model inside its file, such as ``"protos.rnn"``.
         mode: training or evaluation mode; default: the mode of the reference, else ``"eval"``.
         device: device on which the model runs.
@@ -121,7 +124,7 @@ def verify(
         gradient_tolerance=gradient_tolerance,
         options=Options(index_base=index_base, allow_unsupported=allow_unsupported, **classes),
         lua=_bridge(lua_path, lua, sandbox) if lua_path else None,
-        torch7=None if torch7 is None else str(torch7),
+        torch7=None if torch7 is None else Torch7(str(torch7), _files(lua, sandbox)),
         known=known,
         bounded=not unbounded,
     )
@@ -168,5 +171,12 @@ def _bridge(lua_path: Sequence[StrPath], lua: Any, sandbox: bool | Literal["part
     """Return the Lua bridge that computes the reference; without a sandbox, it also runs the user's Lua files."""
     from dpnn_bridge.lua import LuaBridge
 
-    files = () if sandbox or lua is None or isinstance(lua, LuaBridge) else lua
-    return LuaBridge.from_files(files, lua_path=lua_path, to_stderr=True)
+    return LuaBridge.from_files(_files(lua, sandbox), lua_path=lua_path, to_stderr=True)
+
+
+def _files(lua: Any, sandbox: bool | Literal["partial"]) -> list[Path]:
+    """Return the user's Lua files that may run outside a sandbox."""
+    from dpnn_bridge.lua import LuaBridge
+    from dpnn_bridge.lua.environment import paths
+
+    return [] if sandbox or lua is None or isinstance(lua, LuaBridge) else paths(lua, "lua= (--lua)")

@@ -4,6 +4,7 @@
 --
 -- A job is a table:
 --   file, ascii, keys       the .t7 file, whether it is ASCII, and the keys of the module inside the file
+--   files                   Lua files that define classes and run first; require searches their folders
 --   classes                 names of all classes in the file; packages are loaded until all are defined
 --   steps                   names of the functions below to run, in this order
 --   input, target, gradOutput, reward, scale, forwards, seed, type, keeps_state, mode, rate, garbage, params, other
@@ -38,7 +39,7 @@ local function require_packages(classes)
    if #names > 0 then
       if #absent > 0 then table.insert(reasons, 'without ' .. table.concat(absent, ', ')) end
       error('no class ' .. table.concat(names, ', ') .. ' in the packages of this Torch7 (' .. table.concat(reasons, '; ')
-         .. '); install the package, or compare with its Lua sources (--lua-path)', 0)
+         .. '); install the package, or compare with its Lua sources (--lua-path); your own class needs its Lua file (--lua)', 0)
    end
 end
 
@@ -96,6 +97,11 @@ end
 local steps = {}
 
 function steps.load(run, job)
+   for _, file in ipairs(job.files or {}) do
+      local folder = file:match('^(.*/)') or './'
+      package.path = folder .. '?.lua;' .. folder .. '?/init.lua;' .. package.path
+      dofile(file)
+   end
    require_packages(job.classes or {})
    local has_gpu = pcall(require, 'cutorch')
    if not has_gpu then read_cuda_tensors() end

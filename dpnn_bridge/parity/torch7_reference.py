@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -13,8 +17,21 @@ from dpnn_bridge.parity.subject import cast_in_lua
 from dpnn_bridge.parity.torch7_jobs import class_names, job, run_jobs
 
 
+@dataclass(frozen=True)
+class Torch7:
+    """A Torch7 installation.
+
+    Args:
+        program: path of ``th`` or ``luajit``.
+        files: Lua files with the user's classes, which run first; ``require`` searches their folders.
+    """
+
+    program: str
+    files: Sequence[str | os.PathLike[str]] = ()
+
+
 def torch7_reference(
-    program: str,
+    torch7: Torch7,
     obj: LuaObject,
     module: nn.Module,
     table: LuaTable,
@@ -25,7 +42,7 @@ def torch7_reference(
     """Run a model in Torch7 and return its results as a table with the fields of a reference, including ``after``.
 
     Args:
-        program: path of ``th`` or ``luajit``.
+        torch7: the installation that runs the model.
         obj: the Lua object of the model.
         module: the converted module, in the mode of both runs.
         table: contains ``input``, for criterions ``target``, and optionally ``gradOutput``, ``reward``, ``scale`` and
@@ -34,7 +51,8 @@ def torch7_reference(
         gradients: whether to run backward; without ``gradOutput``, on random numbers.
 
     Raises:
-        LuaBridgeError: Torch7 is not found, lacks a package, exceeds the time limit, or cannot run the model.
+        LuaBridgeError: Torch7 is not found, lacks a package, exceeds the time limit, or cannot run a Lua file or the
+            model.
         OptionError: the program cannot be run.
     """
     tensor_class, table = cast_in_lua(module, table, dtype)
@@ -54,8 +72,9 @@ def torch7_reference(
         file = folder / "model.t7"
         write_t7(file, obj, verify=False)
         values.setdefault("seed", 1)
+        values["files"] = LuaTable.from_list(os.path.abspath(f) for f in torch7.files)
         run = job(file, class_names(obj), [*steps, "after"], mode=mode, type=tensor_class, keeps_state=True, **values)
-        result = run_jobs([run], program=program)[0]
+        result = run_jobs([run], program=torch7.program)[0]
     for step, action in (("load", "load"), ("cast", "cast"), ("mode", "set the mode of"), ("forward", "run")):
         if "error" in result.get(step, ()):
             raise LuaBridgeError(f"Torch7 cannot {action} the model: {result[step]['error']}")

@@ -38,6 +38,7 @@ from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.new_memory import new_memory
 from dpnn_bridge.parity.run import EARLIER_CALL, OTHER_INPUT, compare_with_reference
 from dpnn_bridge.parity.subject import LEFTOVER, Subject, is_comparable, is_fixture, with_cast_input
+from dpnn_bridge.parity.torch7_reference import Torch7, torch7_reference
 from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.parity.verification import Layer, Verification
 
@@ -69,7 +70,7 @@ def verify(
     gradient_tolerance: Tolerance | None = None,
     options: Options | None = None,
     lua: Any = None,
-    torch7: str | None = None,
+    torch7: Torch7 | None = None,
     known: Sequence[KnownDifference] = (),
     bounded: bool = True,
 ) -> Verification:
@@ -87,7 +88,7 @@ def verify(
         options: options of the conversion.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` contains the original sources, which compute the
             reference for the input, instead of stored results.
-        torch7: path of Torch7 (``th`` or ``luajit``), which computes the reference for the input.
+        torch7: the Torch7 that computes the reference for the input.
         known: accepted differences from Torch7, see :mod:`~dpnn_bridge.parity.known_differences`.
         bounded: whether to limit memory and computation by the size of the files and the input.
 
@@ -135,7 +136,7 @@ def _compare_with_torch7(
     module: nn.Module,
     settings: _Settings,
     lua: Any,
-    torch7: str | None,
+    torch7: Torch7 | None,
     *,
     stored: bool,
 ) -> None:
@@ -146,7 +147,7 @@ def _compare_with_torch7(
         subject: the model and its reference.
         module: the model.
         settings: settings of the run.
-        lua, torch7: Lua bridge or program that computes the reference, or None.
+        lua, torch7: the Lua bridge, or the Torch7, that computes the reference.
         stored: whether results that Torch7 stored in the model file may be the reference. If there is none, the model
             runs on the input to check that it can run.
     """
@@ -154,7 +155,7 @@ def _compare_with_torch7(
     if remake is not None:
         subject.check_input(module)
         subject.table = remake(settings.dtype)
-        result.reference, result.computed_by = ("the Lua sources", "") if lua is not None else ("Torch7", torch7 or "")
+        result.reference, result.computed_by = ("the Lua sources", "") if torch7 is None else ("Torch7", torch7.program)
     elif stored:
         subject.use_stored_results(module)
     if is_comparable(subject.table):
@@ -285,7 +286,7 @@ def _limits(subject: Subject, converted: StrPath | None) -> ResourceLimits:
 
 
 def _maker(
-    lua: Any, torch7: str | None, subject: Subject, module: nn.Module, gradients: bool
+    lua: Any, torch7: Torch7 | None, subject: Subject, module: nn.Module, gradients: bool
 ) -> Callable[[torch.dtype | None], LuaTable] | None:
     """Return the function that computes the reference in a given precision; None if it is stored."""
     obj, table = subject.obj, subject.table
@@ -297,8 +298,6 @@ def _maker(
 
         return lambda dtype: lua_reference(lua, obj, module, table, dtype=dtype, gradients=gradients)
     if torch7 is not None and obj is not None:
-        from dpnn_bridge.parity.torch7_reference import torch7_reference
-
         return lambda dtype: torch7_reference(torch7, obj, module, table, dtype=dtype, gradients=gradients)
     return None
 

@@ -22,6 +22,7 @@ from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity import torch7_jobs, torch7_reference
+from dpnn_bridge.parity.torch7_reference import Torch7
 from dpnn_bridge.parity.verify import verify as verify_model
 
 PROGRAM = os.environ.get("DPNN_TORCH7", "")
@@ -70,7 +71,7 @@ def test_a_mode_that_torch7_cannot_set_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch7_reference, "run_jobs", lambda jobs, program: [results])
     obj = dpnn_bridge.to_lua(nn.Tanh())
     with pytest.raises(LuaBridgeError, match="Torch7 cannot set the mode of the model: no evaluate"):
-        torch7_reference.torch7_reference("th", obj, nn.Tanh().eval(), LuaTable({"input": 1}), gradients=False)
+        torch7_reference.torch7_reference(Torch7("th"), obj, nn.Tanh().eval(), LuaTable({"input": 1}), gradients=False)
 
 
 def test_a_program_that_is_not_torch7_is_named(model: Path) -> None:
@@ -117,6 +118,32 @@ def test_every_layer_is_compared(model: Path, mode: str, dtype: str) -> None:
 
 
 @pytest.mark.torch7
+def test_a_class_of_the_user_is_compared_with_its_lua_file(tmp_path: Path) -> None:
+    (tmp_path / "factor.lua").write_text("return 3")
+    (tmp_path / "scale.lua").write_text(
+        """
+        require 'nn'
+        local Scale = torch.class('nn.MyScale', 'nn.Module')
+        local factor = require 'factor'
+        function Scale:updateOutput(input) self.output = input * factor return self.output end
+        function Scale:updateGradInput(input, gradOutput)
+            self.gradInput = gradOutput * factor
+            return self.gradInput
+        end
+        """
+    )
+    script = f"package.path = '{tmp_path}/?.lua;' .. package.path dofile('{tmp_path}/scale.lua')"
+    net = run_torch7(f"{script} return nn.Sequential():add(nn.Linear(3, 2)):add(nn.MyScale())", program=PROGRAM)
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net[0])
+    arguments = (tmp_path / "model.t7", "--input", "2x3", "--torch7", PROGRAM, "--lua", tmp_path / "scale.lua")
+    code, said = verify(*arguments)
+    assert code == 0, said
+    code, said = verify(*arguments, "--sandbox")  # the user does not trust the file: Torch7 does not run it
+    assert code == 7, said
+    assert "no class nn.MyScale" in said
+
+
+@pytest.mark.torch7
 @pytest.mark.parametrize("class_name", ["LSTM", "FastLSTM", "GRU", "MuFuRu"])
 def test_a_sequence_that_the_file_begins_is_continued(class_name: str, tmp_path: Path) -> None:
     script = f"""
@@ -129,7 +156,7 @@ def test_a_sequence_that_the_file_begins_is_continued(class_name: str, tmp_path:
     for mode in ("train", "eval"):
         for dtype in (None, torch.float32):
             value = torch.randn(4, 3).double()
-            assert verify_model(tmp_path / "model.t7", input=value, torch7=PROGRAM, mode=mode, dtype=dtype).ok
+            assert verify_model(tmp_path / "model.t7", input=value, torch7=Torch7(PROGRAM), mode=mode, dtype=dtype).ok
 
 
 @pytest.mark.torch7
@@ -186,12 +213,12 @@ def cancelling(tmp_path: Path) -> Path:
 @pytest.mark.torch7
 def test_rounding_is_settled_by_both_in_double_precision(cancelling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(5, 40)
-    result = verify_model(cancelling, input=x, torch7=PROGRAM)
+    result = verify_model(cancelling, input=x, torch7=Torch7(PROGRAM))
     assert result.forward is Verdict.ROUNDING
     assert {d.reason for d in result.differences if d.accepted} == {
         "the results agree when both are repeated in double precision"
     }
     linear = nn.functional.linear
     monkeypatch.setattr(nn.functional, "linear", lambda x, w, b=None: linear(x, w, b) * (1 + 1e-9))
-    result = verify_model(cancelling, input=x, torch7=PROGRAM)
+    result = verify_model(cancelling, input=x, torch7=Torch7(PROGRAM))
     assert result.forward is Verdict.DIFFERENT
