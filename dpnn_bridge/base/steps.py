@@ -6,22 +6,17 @@ functions with such loops call :func:`spend_steps`; the mode that limits the run
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+
+from dpnn_bridge.base.scoped import scoped
 
 #: steps of the work of an element in one pass of a Python loop, about 0.1 us; a step is about 1/3 ns
 STEPS_PER_ELEMENT = 1 << 8
 
 
-class _Active(threading.local):
-    """The functions that receive the steps of the current thread."""
-
-    def __init__(self) -> None:
-        self.takers: list[Callable[[int], None]] = []
-
-
-_ACTIVE = _Active()
+_takers: ContextVar[tuple[Callable[[int], None], ...]] = ContextVar("functions that receive the steps", default=())
 
 
 def spend_steps(elements: int) -> None:
@@ -30,15 +25,10 @@ def spend_steps(elements: int) -> None:
     Raises:
         ConversionLimitError: the run exceeds its limit.
     """
-    for take in _ACTIVE.takers:
+    for take in _takers.get():
         take(elements * STEPS_PER_ELEMENT)
 
 
-@contextmanager
-def steps_taken(take: Callable[[int], None]) -> Iterator[None]:
+def steps_taken(take: Callable[[int], None]) -> AbstractContextManager[None]:
     """Pass the steps of Python loops of this thread to a function inside the ``with`` block."""
-    _ACTIVE.takers.append(take)
-    try:
-        yield
-    finally:
-        _ACTIVE.takers.remove(take)
+    return scoped(_takers, (*_takers.get(), take))

@@ -6,13 +6,14 @@ reference. A comparison copies both.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
+from dpnn_bridge.base.scoped import scoped
 from dpnn_bridge.errors import ConversionLimitError
 
 #: memory of the comparison of an element, in bytes, and its steps (see conversion/limits.py) in a pass over a tensor
@@ -39,17 +40,10 @@ class _Budget:
         )
 
 
-class _Active(threading.local):
-    """The budget of the comparisons of the current thread."""
-
-    budget: _Budget | None = None
+_active: ContextVar[_Budget | None] = ContextVar("budget of the comparisons", default=None)
 
 
-_ACTIVE = _Active()
-
-
-@contextmanager
-def limited_comparisons(limit: int, steps: int, advice: str) -> Iterator[None]:
+def limited_comparisons(limit: int, steps: int, advice: str) -> AbstractContextManager[None]:
     """Limit the comparisons of this thread inside the ``with`` block; an inner block has its own limits.
 
     Args:
@@ -60,11 +54,7 @@ def limited_comparisons(limit: int, steps: int, advice: str) -> Iterator[None]:
     Raises:
         ConversionLimitError: a comparison exceeds a limit; raised before it allocates memory.
     """
-    before, _ACTIVE.budget = _ACTIVE.budget, _Budget(limit, steps, advice)
-    try:
-        yield
-    finally:
-        _ACTIVE.budget = before
+    return scoped(_active, _Budget(limit, steps, advice))
 
 
 def take_comparison(expected: Tensor) -> None:
@@ -73,11 +63,11 @@ def take_comparison(expected: Tensor) -> None:
     Raises:
         ConversionLimitError: the comparisons exceed a limit.
     """
-    if _ACTIVE.budget is not None:
+    if (budget := _active.get()) is not None:
         elements = expected.numel()
         strided = expected.layout is torch.strided
         own = expected.untyped_storage().nbytes() // expected.itemsize if strided else elements
-        _ACTIVE.budget.take(elements, max(0, elements - own))
+        budget.take(elements, max(0, elements - own))
 
 
 def without_repeats(*tensors: Tensor) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpnn_bridge.base.steps import _ACTIVE, STEPS_PER_ELEMENT, spend_steps
+from dpnn_bridge.base.steps import STEPS_PER_ELEMENT, spend_steps, steps_taken
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.loaders import write_t7
@@ -77,7 +77,6 @@ def limits(steps: int) -> ResourceLimits:
 def test_the_work_of_a_loop_is_limited(name: str) -> None:
     with pytest.raises(ConversionLimitError, match="steps"), ResourceLimitMode(limits(5 << 20)):
         LOOPS[name]()
-    assert _ACTIVE.takers == []
     LOOPS[name]()  # without limits
     with ResourceLimitMode(ResourceLimits(more=10_000)):
         LOOPS[name]()
@@ -90,11 +89,8 @@ def test_one_long_sort_ends_before_it_is_done() -> None:
         nonlocal total
         total += steps
 
-    _ACTIVE.takers.append(count)
-    try:
+    with steps_taken(count):
         sort_positions([float(i * i % 1009) for i in range(COUNT)])
-    finally:
-        _ACTIVE.takers.remove(count)
     assert 10 * COUNT < total // STEPS_PER_ELEMENT < 100 * COUNT  # n log n
     with pytest.raises(ConversionLimitError), ResourceLimitMode(limits(total // 2)):
         sort_positions([float(i * i % 1009) for i in range(COUNT)])
