@@ -216,6 +216,33 @@ def test_weights_with_other_names_are_compared_in_their_order(tmp_path: Path) ->
     assert [m[:13] for m in messages(verify(tmp_path / "net.t7", converted=tmp_path / "net.npz"))] == ["running_mean:"]
 
 
+@pytest.mark.parametrize(
+    "network", [nn.Sequential(layer) for layer in (nn.GroupNorm(2, 4), nn.Conv1d(3, 4, 3), nn.LayerNorm(4))]
+)
+def test_dimensions_of_size_1_that_the_export_adds_are_no_difference(network: nn.Module, tmp_path: Path) -> None:
+    for suffix in (".t7", ".npz"):
+        dpnn_bridge.save(tmp_path / f"net{suffix}", network)
+    assert verify(tmp_path / "net.t7", converted=tmp_path / "net.npz").verdict is Verdict.EQUAL
+    arrays = dict(np.load(tmp_path / "net.npz"))
+    arrays["0.bias"][0] += 1e-3
+    np.savez(tmp_path / "net.npz", **arrays)
+    assert verify(tmp_path / "net.t7", converted=tmp_path / "net.npz").verdict is Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.LSTM(3, 4), nn.Sequential(LINEAR, nn.LayerNorm(3)), nn.Conv2d(4, 4, 3, groups=2, bias=False)],
+    ids=["lstm", "norm", "conv"],
+)
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "alone"])
+def test_the_weights_of_divided_layers_are_not_compared(layer: nn.Module, inside: bool, tmp_path: Path) -> None:
+    network = nn.Sequential(layer, nn.Tanh()) if inside else layer
+    for suffix in (".t7", ".npz"):
+        dpnn_bridge.save(tmp_path / f"net{suffix}", network)
+    with pytest.raises(VerificationError, match="compare the file with the network's own file"):
+        verify(tmp_path / "net.t7", converted=tmp_path / "net.npz")
+
+
 def test_a_model_without_weights_has_no_note_about_their_order(tmp_path: Path) -> None:
     for suffix in (".t7", ".npz"):
         dpnn_bridge.save(tmp_path / f"tanh{suffix}", nn.Tanh())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
@@ -71,6 +71,34 @@ def _array(content: bytes) -> np.ndarray:
     return ArrayHeader(file, text=True).elements(file)
 
 
+def _check_names(path: Path, expected: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Refuse the weights of another network: no name is equal, or layers have other tensors.
+
+    The export to Torch7 divides some layers of PyTorch: instead of ``1.weight``, the model has ``1.module.2.weight``.
+    """
+    found = set(names)
+    missing = [name for name in expected if name not in found]
+    others = [name for name in names if name not in expected]
+    owners = {name.rpartition(".")[0] for name in others} - {""}
+    divided = all(any(part in owners for part in _owners(name)) for name in missing)
+    if missing and others and (divided or expected.keys().isdisjoint(names)):
+        raise VerificationError(
+            f"{path}: contains {shortened(others[0])} and lacks {shortened(missing[0])}, a tensor of the model; it was "
+            "converted from another model. If this model was exported from a network of PyTorch, compare the file "
+            "with the network's own file"
+        )
+
+
+def _owners(name: str) -> Iterator[str]:
+    """Yield the names of the modules around a tensor, such as ``1.module`` and ``1`` of ``1.module.weight``."""
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def _squeezed(shape: Sequence[int]) -> list[int]:
+    return [n for n in shape if n != 1]
+
+
 class Npz(Format):
     """The format ``.npz``: arrays with the names of the ``state_dict``, or with the paths of data."""
 
@@ -98,7 +126,10 @@ class Npz(Format):
         """Return the weights. Of an array with an unexpected shape, which may be huge, only the header is read.
 
         Layers of PyTorch have other names if the model was exported to Torch7. If no name is equal, the arrays have
-        the order of the model's tensors.
+        the order of the model's tensors, which may have more or fewer dimensions of size 1.
+
+        Raises:
+            VerificationError: the arrays are the weights of another network.
         """
         expected = module.state_dict()
         tensors: dict[str, Tensor] = {}
@@ -111,6 +142,8 @@ class Npz(Format):
                 raise VerificationError(f"{path}: {found}; it was converted from another model")
             names = [e.filename.removesuffix(".npy").removeprefix(prefix) for e in entries]
             renamed = 0 < len(names) == len(expected) and expected.keys().isdisjoint(names)
+            if not renamed:
+                _check_names(path, expected, names)
             for entry, name in zip(entries, expected if renamed else names, strict=True):
                 if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                     raise T7FormatError(f"{shortened(entry.filename)} has a compression method that numpy does not use")
@@ -118,8 +151,9 @@ class Npz(Format):
                     raise T7FormatError(f"it contains {shortened(name)} twice")
                 with archive.open(entry) as file:
                     header = ArrayHeader(file)
-                    if name in expected and header.shape == tuple(expected[name].shape):
-                        tensors[name] = torch.from_numpy(header.elements(file))
+                    shape = tuple(expected[name].shape) if name in expected else (-1,)
+                    if header.shape == shape or (renamed and _squeezed(header.shape) == _squeezed(shape)):
+                        tensors[name] = torch.from_numpy(header.elements(file)).reshape(shape)
                     else:
                         tensors[name] = torch.from_numpy(np.zeros((), header.dtype)).expand(header.shape)
         note = "contains weights and no layers"
