@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from dpnn_bridge.cli.lua_prompt import ending_at_once, prompt
-from dpnn_bridge.cli.terminal import Command, InputType, partial_sandbox_option, say_lines, version_option
+from dpnn_bridge.cli.terminal import (
+    Command,
+    InputType,
+    partial_sandbox_option,
+    protect_inputs,
+    say_lines,
+    version_option,
+)
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
@@ -95,6 +102,7 @@ def lua_command(
         limits["max_seconds"] = max_seconds
     if max_memory is not None:
         limits["max_memory"] = max_memory << 20
+    protect_inputs(script)
     keep_freed_memory()
     try:
         bridge = LuaBridge(lua_path, runtime=runtime, sandbox="partial" if partial_sandbox else sandbox, **limits)

@@ -35,6 +35,7 @@ from dpnn_bridge.base.standard_streams import drop_unwritten_output, find_stdout
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.torch_import import checking_torch
 from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError, OutputError
+from dpnn_bridge.outputs.onnx_files import external_files
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
@@ -275,18 +276,20 @@ def protect_inputs(*inputs: Any) -> None:
     """Prevent the running command from replacing one of its inputs.
 
     Args:
-        *inputs: Files that the command reads, ``-`` for stdin. The shards of an index are added. Values that are no
-            files, such as the shape of an input, are ignored.
+        *inputs: Files that the command reads, ``-`` for stdin. The shards of an index and the external data of a
+            ``.onnx`` are added. Values that are no files, such as the shape of an input, are ignored.
     """
     found = [input_place("/dev/stdin" if name == "-" else name) for name in inputs]
     urls = [place for place in found if isinstance(place, str)]
     files = [place for place in found if isinstance(place, Path) and os.path.isfile(place)]
-    shards = []
-    for index in files:
-        if index.name.endswith(INDEX):
+    parts = []
+    for file in files:
+        if file.name.endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader reports the error
-                shards += shards_of(index)
-    kept = FileSet([*files, *shards, *urls])
+                parts += shards_of(file)
+        elif file.suffix == ".onnx":
+            parts += external_files(file)
+    kept = FileSet([*files, *parts, *urls])
     if (source := find_stdout(kept)) is not None:
         raise OutputError(f"stdout is the input {source}, which is never replaced; redirect it to another file")
     click.get_current_context().with_resource(protecting(lambda: kept))

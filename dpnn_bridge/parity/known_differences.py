@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 REQUIRED = {"files", "compared", "reason"}
 #: maximum number of characters of patterns and names that are compared for one file
 _MAX_STEPS = 1 << 22
+#: additional steps of each entry and of each pattern, whose calls take about as long as these comparisons
+_STEPS_PER_CALL = 16
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ class KnownDifference:
     def applies_to(self, file: str, matching: Matching | None = None) -> bool:
         """Return whether the patterns match the name of a fixture file."""
         matching = matching or Matching()
+        matching.take(_STEPS_PER_CALL)
         return any(matching.matches(file, pattern) for pattern in self.files)
 
     def covers(self, file: str, difference: Difference, matching: Matching | None = None) -> bool:
         """Return whether the entry accepts a failed comparison of a fixture file that it applies to."""
         matching = matching or Matching()
+        matching.take(_STEPS_PER_CALL)
         if not any(matching.matches(difference.name, pattern) for pattern in self.compared):
             return False
         if not matching.matches(difference.message, self.message or "*"):
@@ -96,6 +100,19 @@ class Matching:
     def __init__(self) -> None:
         self._left = _MAX_STEPS
 
+    def take(self, steps: int) -> None:
+        """Count steps.
+
+        Raises:
+            T7LimitError: there were too many.
+        """
+        self._left -= steps
+        if self._left < 0:
+            raise T7LimitError(
+                f"comparing the patterns of known differences with the names of one file takes more than "
+                f"{_MAX_STEPS:,} steps; use fewer or shorter patterns"
+            )
+
     def matches(self, text: str, pattern: str) -> bool:
         """Return whether a pattern with ``*`` and ``?`` matches a text; brackets are ordinary characters.
 
@@ -104,15 +121,11 @@ class Matching:
         Raises:
             T7LimitError: too many characters were compared.
         """
+        self.take(_STEPS_PER_CALL)
         position = at = 0
         star = retry = -1  # position after the last ``*``, and where the text continues after another character for it
         while position < len(text):
-            self._left -= 1
-            if self._left < 0:
-                raise T7LimitError(
-                    f"comparing the patterns of known differences with the names of one file takes more than "
-                    f"{_MAX_STEPS:,} steps; use fewer or shorter patterns"
-                )
+            self.take(1)
             if pattern[at : at + 1] == "*":
                 at, star, retry = at + 1, at + 1, position
             elif pattern[at : at + 1] in ("?", text[position]):
@@ -148,8 +161,8 @@ def _entry(entry: Any, where: str) -> KnownDifference:
             f"{where}: expected an object with files, compared and reason, and optionally message or measured"
         )
     for name in ("files", "compared"):
-        if not isinstance(entry[name], list) or not all(isinstance(p, str) for p in entry[name]):
-            raise ValueError(f"{where}: {name} must be a list of patterns")
+        if not isinstance(entry[name], list) or not entry[name] or not all(isinstance(p, str) for p in entry[name]):
+            raise ValueError(f"{where}: {name} must be a list of at least one pattern")
     if not isinstance(entry["reason"], str) or not entry["reason"].strip():
         raise ValueError(f"{where}: the reason is missing")
     message, measured = entry.get("message", ""), entry.get("measured", {})

@@ -25,6 +25,7 @@ from dpnn_bridge.base.remote import url_place
 from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
+from dpnn_bridge.cli.lua import lua_command
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import OutputError
 
@@ -36,6 +37,7 @@ CASES = [
     (verify_command, "model.t7 --html OUT", "model.t7"),
     (verify_command, "model.t7 model.pt --html OUT", "model.pt"),
     (verify_command, "model.t7 model.safetensors.index.json --html OUT", "a shard"),
+    (verify_command, "model.t7 model.onnx --html OUT", "weights.data"),
     (verify_command, "model.t7 --plugin plugin.py --html OUT", "plugin.py"),
     (verify_command, "model.t7 --reference ref.t7 --html OUT", "ref.t7"),
     (verify_command, "model.t7 --known-differences known.json --html OUT", "known.json"),
@@ -133,6 +135,14 @@ def test_inputs_stay(
     if ".safetensors" in arguments:
         pytest.importorskip("safetensors", reason="optional extra is not installed")
         dpnn_bridge.convert("model.t7", "model.safetensors", max_shard_size="1GB")
+    if ".onnx" in arguments:
+        onnx = pytest.importorskip("onnx", reason="optional extra is not installed")
+        weight = onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "weight")
+        node = onnx.helper.make_node("Constant", [], ["y"], value=weight)  # also inside a node
+        result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 3])
+        graph = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [result]))
+        external = {"location": "weights.data", "size_threshold": 0, "convert_attribute": True}
+        onnx.save(graph, "model.onnx", save_as_external_data=True, **external)
     np.save("x.npy", np.ones((1, 3), np.float32))
     np.save("y.npy", np.ones((1, 2), np.float32))
     (tmp_path / "lua").mkdir()
@@ -158,6 +168,15 @@ def test_inputs_stay(
     assert result.exit_code in (2, 6), result.output
     assert "never replaced" in result.stderr or "the same file" in result.stderr
     assert atomic._protected.get() == ()  # the next command of this process begins without these inputs
+
+
+def test_a_script_does_not_replace_itself(tmp_path: Path) -> None:
+    script = tmp_path / "script.txt"  # the suffix .lua alone would protect it
+    script.write_text("torch.save(arg[0], {1, 2, 3})")
+    result = CliRunner().invoke(lua_command, [str(script)])
+    assert result.exit_code == 7
+    assert "never replaced" in result.stderr
+    assert script.read_text().startswith("torch.save")
 
 
 ADDRESSES = (

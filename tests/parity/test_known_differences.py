@@ -176,6 +176,7 @@ def test_a_gradient_that_layers_share_counts_once_in_the_sum() -> None:
         ("[7]", "entry 1"),
         ('[{"files": ["*"], "compared": ["*"], "reason": " "}]', "reason"),
         ('[{"files": "*", "compared": ["*"], "reason": "r"}]', "files"),
+        ('[{"files": ["*"], "compared": [], "reason": "r"}]', "compared must be a list of at least one pattern"),
         ('[{"files": ["*"], "compared": ["*"], "reason": "r", "message": 1}]', "message"),
         ('[{"files": ["*"], "compared": ["*"], "reason": "r", "measured": {"a b": {"found": 1}}}]', "snr"),
         (
@@ -237,3 +238,12 @@ def test_the_comparison_of_patterns_with_names_has_a_limit(patterns: int, length
     failed = [Difference("k" * length, np.inf, 0.0)] * names
     with pytest.raises(T7LimitError, match="patterns of known differences with the names of one file takes more than"):
         mark_known(failed, known, "x")
+
+
+@pytest.mark.parametrize("compared", [(), ("z",), ("*",)])
+def test_each_entry_counts_however_short_its_patterns_are(compared: tuple[str, ...]) -> None:
+    message = {} if compared != ("*",) else {"message": "never"}
+    known = [KnownDifference(("*",), compared, "a reason", **message)] * 600
+    with pytest.raises(T7LimitError):
+        mark_known([Difference("k", np.inf, 0.0)] * 600, known, "x")
+    mark_known([Difference("k", np.inf, 0.0)] * 60, known, "x")
