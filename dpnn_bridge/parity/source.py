@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.outputs.written import Results, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.named_layers import NamedLayers
+from dpnn_bridge.parity.perturbed import PerturbedResults
 from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.seeds import manual_seed
 
@@ -39,6 +40,7 @@ class Source:
         threads: int = 0,
         like: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
+        perturbed: int | None = None,
     ) -> Results:
         """Run a copy of the model.
 
@@ -48,6 +50,7 @@ class Source:
             threads: number of threads; 0 to keep the current number.
             like: tensors by name, whose strides the model's tensors get.
             dtype: precision of the run; default: unchanged.
+            perturbed: seed of :class:`PerturbedResults`; default: unchanged results.
         """
         module = relocate(copy.deepcopy(self.module).to(dtype=dtype), offset, like)
 
@@ -57,7 +60,8 @@ class Source:
         value, given = prepared(self.value), {name: prepared(v) for name, v in (given or {}).items() if name}
         modules = {name: module.get_submodule(name) for name in self.names}
         manual_seed(module.modules(), 0)
-        with torch.no_grad(), full_precision(), _threads(threads), self.running(module):
+        changed = nullcontext() if perturbed is None else PerturbedResults(perturbed)
+        with torch.no_grad(), full_precision(), _threads(threads), self.running(module), changed:
             return run_modules(modules, lambda: module(value), given)
 
     def inputs(self, names: Collection[str], given: Results) -> dict[str, tuple[Any, ...]]:
