@@ -12,15 +12,17 @@ from dpnn_bridge.compare.nested import first_tensor
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
-from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.conversion.lua_class import has_tensor
+from dpnn_bridge.conversion.lua_values import fresh, to_value
 from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
+from dpnn_bridge.modules.rnn.initial_output import sizes_from_lua, sizes_to_lua, zeros
 from dpnn_bridge.modules.rnn.memory import forget, get_hidden_state, max_bptt_step, set_hidden_state
 from dpnn_bridge.modules.rnn.misc import CopyGrad
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
 from dpnn_bridge.modules.rnn.structure import modules_in
-from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_penalty
 
 
@@ -191,16 +193,6 @@ class _ModuleFieldClass(AbstractRecurrent.Lua):
         return fields if record and "module" in record.fields else {**fields, "module": fields["recurrentModule"]}
 
 
-def _zeros(size: list[Any], batch: list[int], dtype: torch.dtype, device: torch.device) -> Any:
-    """Return zeros of the sizes of one element, or nested lists of them, with the batch size in front.
-
-    A nested function that calls itself would be a reference cycle with the input, freed only by Python's collector.
-    """
-    if size and isinstance(size[0], list):
-        return [_zeros(s, batch, dtype, device) for s in size]
-    return torch.zeros(batch + size, dtype=dtype, device=device)
-
-
 @lua_class("nn.Recurrence")
 class Recurrence(AbstractRecurrent):
     """Runs a module on ``[input, previous output]``; in the first step, the previous output is zero.
@@ -247,7 +239,7 @@ class Recurrence(AbstractRecurrent):
         batch = list(first.shape[:1]) if first.dim() > self.input_dims else []
         like = [*filter(torch.is_floating_point, self.parameters()), first][0]
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        return _zeros(self.output_size, batch, dtype, first.device)
+        return zeros(self.output_size, batch, dtype, first.device)
 
     def get_hidden_state(self, step: int | None = None) -> list[Any]:
         """Return ``[output, hidden states of the module]`` after time step ``step``."""
@@ -267,7 +259,7 @@ class Recurrence(AbstractRecurrent):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {**super().arguments(obj, ctx), "output_size": _sizes(obj["outputSize"])}
+            return {**super().arguments(obj, ctx), "output_size": sizes_from_lua(obj["outputSize"])}
 
         @classmethod
         def to_lua(cls, module: Recurrence, ctx: LuaContext) -> dict[str, Any]:
@@ -276,18 +268,8 @@ class Recurrence(AbstractRecurrent):
                 fields["zeroTensor"] = cls.zeros_to_lua(module, ctx)
             record = record_of(module)
             if record is None or "outputSize" not in record.fields:
-                fields["outputSize"] = _lua_sizes(module.output_size)
+                fields["outputSize"] = sizes_to_lua(module.output_size)
             return fields
-
-
-def _sizes(value: Any) -> Any:
-    if isinstance(value, LuaStorage):
-        return [int(n) for n in value.numpy()]
-    return [_sizes(v) for v in value.as_list()] if isinstance(value, LuaTable) else value
-
-
-def _lua_sizes(value: Any) -> Any:
-    return LuaTable.from_list(_lua_sizes(v) for v in value) if isinstance(value, list) else value
 
 
 @lua_class("nn.Recursor")
@@ -354,7 +336,7 @@ class NormStabilizer(AbstractRecurrent):
         super().__init__(rho)
         self.recurrent_module = CopyGrad() if recurrent_module is None else recurrent_module
         self.beta = beta
-        self._norms: list[Tensor] = []
+        self._norms: dict[int, Tensor] = {}  # time step of the sequence -> norms
 
     def forward(self, input: Tensor) -> Tensor:
         output = self.recurrent_module(input)
@@ -362,7 +344,8 @@ class NormStabilizer(AbstractRecurrent):
             if self.step > 1:
                 change = input.norm(dim=1) - self._previous(input).norm(dim=1)
                 output = with_penalty(output, self.beta * change.square().mean())
-            self._norms = [*self._norms[: self.step - 1], input.detach().norm(dim=1)]
+            earlier = self._norms if self.step > 1 else {}
+            self._norms = {**earlier, self.step: input.detach().norm(dim=1)}
         return self._advance(output, input)
 
     def update_loss(self) -> Tensor:
@@ -375,10 +358,39 @@ class NormStabilizer(AbstractRecurrent):
         """
         if not self._norms:
             raise RuntimeError("NormStabilizer has no loss yet: run a time step in training mode first")
-        pairs = zip(self._norms, self._norms[1:], strict=False)
-        total = sum(((a + b).square().mean() for a, b in pairs), self._norms[0].new_zeros(()))
-        return self.beta * total / len(self._norms)
+        last = max(self._norms)
+        pairs = ((norm, self._norms[t - 1]) for t, norm in self._norms.items() if t - 1 in self._norms)
+        total = sum(((a + b).square().mean() for a, b in pairs), self._norms[last].new_zeros(()))
+        return self.beta * total / last
+
+    def _state_attributes(self) -> dict[str, Any]:
+        return {**super()._state_attributes(), "_norms": self._norms}
 
     class Lua(AbstractRecurrent.Lua):
         scalars = ("rho", "beta")
         user_states = {}
+
+        @classmethod
+        def fill(cls, module: NormStabilizer, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            for step in obj.get("sharedClones") or ():
+                clone = clone_of(obj, step)
+                if clone is not None and has_tensor(clone, "norm") and step < module.step:
+                    module._norms[step] = to_value(clone["norm"]).flatten()
+
+        @classmethod
+        def inner_to_lua(cls, module: NormStabilizer, ctx: LuaContext) -> dict[str, Any]:
+            """Write the clones with the norms of earlier steps, which Torch7's backward pass of the next step reads.
+
+            Torch7 would create a missing clone with the norms of another step. It keeps ``rho + 1`` clones and uses
+            the oldest again.
+            """
+            fields = super().inner_to_lua(module, ctx)
+            norms, last = dict(module._norms), module.step - 1
+            if isinstance(state := module.states.get(last), Tensor) and state.dim() == 2:
+                norms.setdefault(last, state.detach().norm(dim=1))  # of a step in evaluation mode
+            inner, clones = fields["recurrentModule"], LuaTable()
+            for step in sorted(t for t in norms if last - module.rho <= t <= last):
+                clones[step] = shared_clone(inner) if clones else inner
+                clones[step]["norm"] = ctx.constant(norms[step].unsqueeze(1), module)
+            return {**fields, "sharedClones": clones} if clones else fields
