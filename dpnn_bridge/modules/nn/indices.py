@@ -71,4 +71,4 @@ def index_range(base: int, rows: int) -> str:
     last = base + rows - 1
     if base == 0:
         return f"indices start at 0 and end at {last}"
-    return f"indices start at {base}, as in Lua, and end at {last}; load(…, index_base=0) makes them start at 0"
+    return f"indices start at {base}, as in Lua, and end at {last}; index_base=0 (--index-base 0) makes them start at 0"
