@@ -294,12 +294,29 @@ class LuaBridge:
         buffers = self.call(self.helper("buffers"), obj)
         return names, weights, gradients, [tuple(pair) for pair in buffers]
 
-    def replaced(self, obj: Any) -> list[tuple[str, Any]]:
-        """Return (name, tensor) pairs of the tensors that Lua has put into fields of ``obj`` since the last call.
+    def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Return the tensors that Lua has put in the place of others, as in ``self.m = self.m * 2``, by their index.
 
-        In a sandbox there are none, because it sends the new values.
+        A tensor of another size or type does not take the place, so that a ``state_dict`` fits a new model. In a
+        sandbox there are none, because it sends the new values.
+
+        Args:
+            obj: the object.
+            fields: names of the buffers among ``tensors``; empty for parameters.
+            tensors: parameters and buffers of :meth:`state_of`.
         """
-        return [tuple(pair) for pair in self.call(self.helper("replaced"), obj)]
+        if not tensors:
+            return {}
+        weights, replaced = self.call(self.helper("current"), obj, any(fields))
+        count, buffers = fields.count(""), dict(replaced)
+        now = [*(weights if len(weights) == count else [None] * count), *map(buffers.get, fields[count:])]
+        return {
+            i: value
+            for i, (value, old) in enumerate(zip(now, tensors, strict=True))
+            if isinstance(value, torch.Tensor)
+            and (value.shape, value.dtype) == (old.shape, old.dtype)
+            and value.data_ptr() != old.data_ptr()
+        }
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         """Copy changed tensors of :meth:`state_of` to a sandbox; does nothing here, where the memory is shared."""

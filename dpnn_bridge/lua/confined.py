@@ -263,27 +263,18 @@ class Server:
             copies[i].copy_(value)
 
     def do_forward(self, number: int, obj: Any, input: Any) -> Any:
-        output = self.bridge.forward(obj, input, ())
-        self._follow_buffers(number, obj)
-        return output, self._changed(number)
-
-    def _follow_buffers(self, number: int, obj: Any) -> None:
-        """Take the tensors of the same size that Lua has put into the fields of buffers."""
-        tensors, _ = self._shared[number]
-        if not any(self._fields[number]):
-            return
-        current = dict(self.bridge.replaced(obj))
-        for i, name in enumerate(self._fields[number]):
-            value = current.get(name) if name else None
-            if value is not None and value.shape == tensors[i].shape and value.dtype == tensors[i].dtype:
-                tensors[i] = value
+        return self.bridge.forward(obj, input, ()), self._changed(number, obj)
 
     def do_backward(self, number: int, obj: Any, input: Any, grad_output: Any) -> Any:
-        return self.bridge.backward(obj, input, grad_output, ()), self._changed(number)
+        return self.bridge.backward(obj, input, grad_output, ()), self._changed(number, obj)
 
-    def _changed(self, number: int) -> dict[int, torch.Tensor]:
+    def _changed(self, number: int, obj: Any) -> dict[int, torch.Tensor]:
+        """Return the tensors that Lua has changed or put in the place of others, by their index."""
+        tensors, copies = self._shared[number]
+        for i, value in self.bridge.followed(obj, self._fields[number], tensors).items():
+            tensors[i] = value
         changed = {}
-        for i, (tensor, copy) in enumerate(zip(*self._shared[number], strict=True)):
+        for i, (tensor, copy) in enumerate(zip(tensors, copies, strict=True)):
             if not torch.equal(tensor, copy):
                 copy.copy_(tensor)
                 changed[i] = tensor

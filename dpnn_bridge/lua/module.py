@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
@@ -101,6 +102,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         self._lua_fields = dict(zip(bound, names, strict=True))
         self._state = [("", n) for n in self._names]
         self._shared = [*weights, *(value for _, value in buffers)]
+        self._fields = [*[""] * len(weights), *(name for name, _ in buffers)]  # empty for parameters
         for name, value in buffers:
             attribute = _attribute(name)
             if attribute in self._buffers:
@@ -186,23 +188,20 @@ class LuaModule(LuaFunctionality, Placeholder):
             last.keep()
         outputs: list[torch.Tensor] = []
         call.shape = flatten(self.bridge.forward(self.lua, call.input, self._tensors()), outputs)
-        self._follow_buffers()
+        self._follow()
         return outputs
 
-    def _follow_buffers(self) -> None:
-        """Let buffers share the memory of tensors that Lua has put into their fields, as in ``self.m = self.m * 2``.
-
-        A buffer keeps its size and type, so that a ``state_dict`` fits a new model.
-        """
-        if not self._buffers:
-            return
-        replaced = {_attribute(name): value for name, value in self.bridge.replaced(self.lua)}
-        for i, (kind, attribute) in enumerate(self._state if replaced else ()):
-            value = replaced.get(attribute) if kind else None
-            if value is not None and (value.shape, value.dtype) == (self._shared[i].shape, self._shared[i].dtype):
-                self._shared[i] = value
+    def _follow(self) -> None:
+        """Let parameters and buffers share the memory of tensors that Lua has put in their place."""
+        for i, value in self.bridge.followed(self.lua, self._fields, self._shared).items():
+            self._shared[i] = value
+            kind, attribute = self._state[i]
+            if kind:
                 if attribute in self._buffers:
                     self._buffers[attribute] = value
+            elif (parameter := self._parameters.get(attribute)) is not None:
+                parameter.data = value
+                increment_version(parameter)
 
     def _replay(self, call: _Call) -> bool:
         """Run a forward pass again and restore the buffers; return whether the outputs are the same."""
@@ -222,14 +221,17 @@ class LuaModule(LuaFunctionality, Placeholder):
         filled = [torch.zeros_like(o) if g is None else g for g, o in pairs]
         grad_output = self.bridge.copy_to_lua(restore(call.shape, filled))
         grad_input, own = self.bridge.backward(self.lua, call.input, grad_output, self._tensors())
+        self._follow()
         if len(own) != len(self._names):
-            raise ValueError(f"{len(own)} gradients of {len(self._names)} parameters")
+            found = f"has {len(own)} parameters after its backward pass, and had {len(self._names)} before"
+            raise LuaBridgeError(f"{self.class_name} {found}: create all parameters in the constructor and keep them")
         return grad_input, own
 
     def train(self, mode: bool = True) -> LuaModule:
         """Set training or evaluation mode, also in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)
         self.bridge.method(self.lua, "training" if mode else "evaluate")
+        self._follow()
         return self
 
     def forget_own(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.autograd.graph import increment_version
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.errors import LuaBridgeError, OptionError, T7Error
@@ -126,8 +127,8 @@ class SandboxedBridge(LuaBridge):
         weakref.finalize(obj, self._remote_tensors.pop, obj.number, None)
         return [str(n) for n in names], weights, gradients, buffers
 
-    def replaced(self, obj: Any) -> list[tuple[str, Any]]:
-        return []
+    def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        return {}
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         remote = self._remote_tensors[obj.number]
@@ -160,6 +161,7 @@ class SandboxedBridge(LuaBridge):
             copy.copy_(value)
             if target is not None:  # a tensor that was empty when the module was created is no parameter or buffer
                 target.data.copy_(value)
+                increment_version(target)
 
     @property
     def generator(self) -> None:

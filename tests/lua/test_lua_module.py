@@ -337,6 +337,7 @@ def test_any_gradient_is_one_error(answer: Any) -> None:
         copy_to_lua=lambda value: value,
         copy_from_lua=torch.clone,
         type_of=lambda obj: "nn.X",
+        followed=lambda obj, fields, tensors: {},
         forward=lambda obj, input, tensors: torch.ones(2),
         backward=lambda obj, input, grad_output, tensors: answer,
         method=lambda obj, name, *args: 1.0 if name == "forward" else answer,

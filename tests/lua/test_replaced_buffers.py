@@ -62,3 +62,17 @@ def test_a_state_dict_fits_a_new_model_after_a_larger_batch(tmp_path: Path) -> N
     model(torch.ones(5, 3, dtype=torch.float64))
     other.load_state_dict(model.state_dict())
     assert other.state_dict()["mean"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_a_buffer_of_the_backward_pass_follows(sandbox: bool, tmp_path: Path) -> None:
+    if sandbox and sys.platform != "linux":
+        pytest.skip("the sandbox needs Linux")
+    source = MEAN.replace("self.gradInput = g;", "self.gradInput, self.seen = g, self.seen + g:mean(1):view(-1);")
+    (tmp_path / "seen.lua").write_text(source)
+    fields = {name: LuaTensor.from_numpy(torch.zeros(3).double().numpy()) for name in ("mean", "seen")}
+    write_t7(tmp_path / "m.t7", LuaObject("my.Mean", LuaTable(fields.items())))
+    model = load(tmp_path / "m.t7", lua=[tmp_path / "seen.lua"], sandbox="partial" if sandbox else False)
+    for count in (1, 2):
+        model(torch.ones(2, 3, dtype=torch.float64, requires_grad=True)).sum().backward()
+        assert model.state_dict()["seen"].tolist() == [count] * 3

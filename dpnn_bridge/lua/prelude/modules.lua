@@ -138,7 +138,7 @@ end
 
 -- {name, tensor} of the tensors that were put into fields of a module since the last call; it may contain other fields too
 local before = setmetatable({}, {__mode = 'k'})
-function bridge.replaced(module)
+local function replaced(module)
    local last, now, result, seen = before[module] or {}, {}, {}, {}
    local function search(object, path)
       if seen[object] then return end
@@ -155,6 +155,11 @@ function bridge.replaced(module)
    search(module, '')
    before[module] = now
    return result
+end
+
+-- the parameters that a module has now, and, if it has buffers, the tensors that were put into its fields
+function bridge.current(module, has_buffers)
+   return (parameters(module)), has_buffers and replaced(module) or {}
 end
 
 -- fill memory that Lua allocates itself with a number; without LuaJIT, Python allocates all memory
@@ -180,6 +185,7 @@ function bridge.backward(module, input, gradOutput)
       module:accGradParameters(input, gradOutput, 1)
    end
    local gradients = {}
+   weights, groups = parameters(module)  -- as they are now: accGradParameters may put new tensors into gradWeight
    for i, group in ipairs(groups) do
       gradients[i] = group[1] or weights[i].new()  -- empty: there is no gradient
       for j = 2, #group do gradients[i] = torch.add(gradients[i], group[j]) end

@@ -1,0 +1,133 @@
+"""A Lua layer that puts new tensors into `weight` or `gradWeight`: PyTorch trains the tensors that it has now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge.lua import LuaBridge
+
+LAYERS = """
+require 'nn'
+my = my or {}
+local Scale, parent = torch.class('my.Scale', 'nn.Module')
+function Scale:__init(n)
+   parent.__init(self)
+   self.weight, self.gradWeight = torch.range(1, n), torch.zeros(n)
+end
+function Scale:updateOutput(x) self.output = torch.cmul(x, self.weight:view(1, -1):expandAs(x)); return self.output end
+function Scale:updateGradInput(x, g)
+   self.gradInput = torch.cmul(g, self.weight:view(1, -1):expandAs(g))
+   return self.gradInput
+end
+function Scale:accGradParameters(x, g, scale)
+   self.gradWeight = self.gradWeight + torch.cmul(x, g):sum(1):view(-1) * scale
+end
+
+local Unit, scale = torch.class('my.Unit', 'my.Scale')  -- a new weight in each forward pass
+function Unit:updateOutput(x) self.weight = self.weight / self.weight:norm(); return scale.updateOutput(self, x) end
+
+local Late = torch.class('my.Late', 'my.Scale')  -- a new weight in each backward pass
+function Late:accGradParameters(x, g, s) self.weight = self.weight * 0.5; scale.accGradParameters(self, x, g, s) end
+
+local Twice = torch.class('my.Twice', 'nn.Sequential')  -- a container of them in Lua, with a shared weight
+function Twice:__init(n)
+   nn.Sequential.__init(self)
+   self:add(my.Scale(n)):add(my.Scale(n)):get(2).weight:set(self:get(1).weight)
+end
+
+local Swapped = torch.class('my.Swapped', 'my.Scale')  -- evaluates with another weight
+function Swapped:__init(n) scale.__init(self, n); self.mean = torch.ones(n) end
+function Swapped:evaluate()
+   if self.train ~= false then self.weight, self.mean = self.mean, self.weight end
+   self.train = false
+end
+
+local Fewer = torch.class('my.Fewer', 'my.Scale')  -- loses its parameter
+function Fewer:accGradParameters(x, g, s) self.weight, self.gradWeight = nil, nil end
+"""
+
+
+@pytest.fixture(params=["in this process", "sandbox"])
+def bridge(request: pytest.FixtureRequest) -> Iterator[LuaBridge]:
+    if request.param == "sandbox" and sys.platform != "linux":
+        pytest.skip("the sandbox needs Linux")
+    bridge = LuaBridge(sandbox="partial" if request.param == "sandbox" else False)
+    bridge.execute(LAYERS)
+    yield bridge
+    if bridge.sandboxed:
+        bridge.close()  # type: ignore[attr-defined]
+
+
+class Scale(nn.Module):
+    """What the layers compute."""
+
+    def __init__(self, normalized: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(1.0, 4.0, dtype=torch.float64))
+        self.normalized = normalized
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.normalized:
+            self.weight.data = self.weight.data / self.weight.data.norm()
+        return x * self.weight
+
+
+def trained(module: nn.Module, *, zero: bool = True) -> list[Tensor]:
+    """Train; return all outputs and gradients, and the weight."""
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for _ in range(4):
+        x = torch.randn(5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+        if zero:
+            optimizer.zero_grad()
+        output = module(x)
+        output.square().sum().backward()
+        (weight,) = module.parameters()
+        assert x.grad is not None
+        assert weight.grad is not None
+        found += [output.detach().clone(), x.grad, weight.grad.clone(), weight.detach().clone()]
+        optimizer.step()
+    return found
+
+
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize(("name", "normalized"), [("my.Scale", False), ("my.Unit", True)])
+def test_training_is_pytorchs(bridge: LuaBridge, name: str, normalized: bool, zero: bool) -> None:
+    layer = bridge.module(name, 3)
+    parameter = layer.weight
+    torch.testing.assert_close(trained(layer, zero=zero), trained(Scale(normalized), zero=zero))
+    assert layer.weight is parameter
+    torch.testing.assert_close(layer.obj["weight"].torch(), parameter.detach())
+
+
+def test_gradients_of_a_shared_weight_are_added(bridge: LuaBridge) -> None:
+    shared = Scale()
+    torch.testing.assert_close(trained(bridge.module("my.Twice", 3)), trained(nn.Sequential(shared, shared)))
+
+
+def test_a_weight_of_the_backward_pass_is_followed(bridge: LuaBridge) -> None:
+    layer = bridge.module("my.Late", 3)
+    layer(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+    assert layer.weight.tolist() == [0.5, 1, 1.5]
+    layer.load_state_dict({"weight": torch.tensor([2.0, 3, 4])})
+    assert layer(torch.ones(1, 3, dtype=torch.float64)).tolist() == [[2, 3, 4]]
+
+
+def test_a_weight_of_evaluation_is_followed() -> None:
+    bridge = LuaBridge()
+    bridge.execute(LAYERS)
+    layer = bridge.module("my.Swapped", 3).eval()
+    assert {name: t.tolist() for name, t in layer.state_dict().items()} == {"weight": [1, 1, 1], "mean": [1, 2, 3]}
+
+
+def test_a_layer_that_loses_a_parameter_is_named(bridge: LuaBridge) -> None:
+    layer = bridge.module("my.Fewer", 3)
+    output = layer(torch.ones(1, 3, dtype=torch.float64))
+    with pytest.raises(Exception, match=r"my\.Fewer has 0 parameters after its backward pass, and had 1"):
+        output.sum().backward()
