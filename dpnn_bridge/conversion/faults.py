@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class Fault:
         when: function that returns whether a module of the class has the fault.
         spreads: whether the fault also affects layers whose input is a result of the module.
         repeated: whether the fault occurs only if a layer with ``LuaClass.repeats`` contains the module.
+        elements: function of a module and its output that returns a mask of the affected elements, such as
+            uninitialized memory. The other elements of the output are compared without them, and no other layer is
+            affected. None: the fault affects the complete results.
     """
 
     compared: tuple[str, ...]
@@ -30,6 +33,7 @@ class Fault:
     when: Callable[[nn.Module], bool] = lambda module: True
     spreads: bool = True
     repeated: bool = False
+    elements: Callable[[nn.Module, Tensor], Tensor] | None = None
 
     def applies_to(self, module: nn.Module) -> bool:
         """Return whether a module has the fault in its current mode."""

@@ -24,7 +24,7 @@ from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.buffers import changed_inside, is_filled, is_restored, lua_tensors, overwritten, storages
-from dpnn_bridge.parity.faults import Faults
+from dpnn_bridge.parity.faults import Faults, compare_output
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
 from dpnn_bridge.parity.seeds import manual_seed
@@ -242,7 +242,11 @@ class Experiment:
                         reason = "Torch7 stored no result" if values else "does not run as a separate module"
                         outcome.not_comparable[i] = reason
                     continue
-                found = _compare_result(name, values[-1], to_expected(obj[name]), tolerance)
+                expected = to_expected(obj[name])
+                if name == "output":
+                    found = compare_output(node.module, values[-1], expected, tolerance)
+                else:
+                    found = _compare_grad_input(values[-1], expected, tolerance)
                 self.mark(found)
                 for d in (d for d in found if not d.ok):
                     faults.accept(d, node.module, name, order)
@@ -301,14 +305,12 @@ class Experiment:
         return found
 
 
-def _compare_result(name: str, actual: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
-    if name == "output":
-        return compare(name, actual, expected, tolerance)
+def _compare_grad_input(actual: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
     pairs = list(zip(nested.leaves(actual), nested.leaves(expected), strict=False))
     found = [(a, e) for a, e in pairs if isinstance(a, Tensor) and isinstance(e, Tensor) and a.numel() == e.numel()]
     several = len(found) > 1
     return [
         d
         for k, (a, e) in enumerate(found, 1)
-        for d in compare(f"{name}[{k}]" if several else name, a.reshape(e.shape), e, tolerance)
+        for d in compare(f"gradInput[{k}]" if several else "gradInput", a.reshape(e.shape), e, tolerance)
     ]

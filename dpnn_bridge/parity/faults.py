@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.parity.accepted import accept_known
 from dpnn_bridge.parity.layers import tree
 
+#: end of the name of the comparison of the elements that a fault affects
+AFFECTED = ".affected_elements"
 ONE_BUFFER = Fault(
     ("output", "gradInput", "gradParams"),
     "the model contains one object several times, and Torch7 uses its one buffer for all uses, so later results "
     "overwrite earlier results; PyTorch has a result for each use",
 )
+
+
+def compare_output(module: nn.Module, actual: Any, expected: Any, tolerance: Tolerance) -> list[Difference]:
+    """Compare the output of a module, and separately the elements that a fault of Torch7 affects."""
+    affected: list[Difference] = []
+    for fault, mask in _affected_elements(module, actual, expected):
+        own = actual.detach().to(expected)
+        difference = compare_tensor(f"output{AFFECTED}", own, expected.where(mask, own), tolerance)
+        if not difference.ok:
+            accept_known(difference, fault.reason)
+            affected.append(difference)
+    return [*compare("output", actual, without_affected(module, actual, expected), tolerance), *affected]
+
+
+def without_affected(module: nn.Module, actual: Any, expected: Any) -> Any:
+    """Replace the elements of an expected output that a fault of Torch7 affects by those of the actual output.
+
+    They may have any value, for example 1e33, so they must not be part of the scale of the other elements.
+    """
+    for _, mask in _affected_elements(module, actual, expected):
+        expected = actual.detach().to(expected).where(mask, expected)
+    return expected
+
+
+def _affected_elements(module: nn.Module, actual: Any, expected: Any) -> Iterator[tuple[Fault, Tensor]]:
+    """Yield each fault that affects only some elements of the output, with a mask of these elements."""
+    if isinstance(actual, Tensor) and isinstance(expected, Tensor) and actual.shape == expected.shape:
+        for fault in registry.mapping_of(module).faults:
+            if fault.elements is not None and fault.affects("output") and fault.applies_to(module):
+                yield fault, fault.elements(module, actual.detach()).to(expected.device).expand(expected.shape)
 
 
 @dataclass
@@ -57,7 +90,9 @@ class Faults:
                 *registry.mapping_of(node.module).faults,
                 *([ONE_BUFFER] if uses[id(node.module)] > 1 else []),
             )
-            if fault.applies_to(node.module) and (not fault.repeated or id(node.module) in repeated)
+            if fault.elements is None  # see compare_output
+            and fault.applies_to(node.module)
+            and (not fault.repeated or id(node.module) in repeated)
         ]
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:

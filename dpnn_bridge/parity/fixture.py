@@ -31,7 +31,7 @@ from dpnn_bridge.errors import ConversionError, DpnnBridgeError, VerificationErr
 from dpnn_bridge.modules.inputs import accepted_instead
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import RunLimits, comparing
-from dpnn_bridge.parity.faults import Faults
+from dpnn_bridge.parity.faults import Faults, compare_output
 from dpnn_bridge.parity.gradients import (
     compare_grad_input,
     compare_gradients,
@@ -156,7 +156,7 @@ def _run_and_compare(
                 output = call(module, *arguments)
         compared: list[Difference] = []
         if "output" in fixture or "module" in fixture:  # in a fixture without an output, Torch7 returned nothing
-            compared = compare("output", output, to_expected(fixture.get("output")), tolerance)
+            compared = compare_output(module, output, to_expected(fixture.get("output")), tolerance)
         differences += compared
         if any(d.mismatched for d in compared):  # gradOutput has the wrong shape
             return result

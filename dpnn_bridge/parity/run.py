@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.lua_values import to_expected
 from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.aliased import discard_aliased
 from dpnn_bridge.parity.experiment import Experiment, Outcome
+from dpnn_bridge.parity.faults import without_affected
 from dpnn_bridge.parity.judge import judge, random_layers
 from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.named_layers import NamedLayers
@@ -150,7 +151,8 @@ def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
     histogram: Counter[int] = Counter()
     table, entry = experiment.table, outcome.entry(0)
     if entry and entry.outputs:
-        _count(histogram, entry.outputs[-1], to_expected(table.get("output")), experiment.tolerance)
+        expected = without_affected(outcome.module, entry.outputs[-1], to_expected(table.get("output")))
+        _count(histogram, entry.outputs[-1], expected, experiment.tolerance)
     if experiment.backward and table.get("gradParams") is not None:
         scale = table.get("scale")
         grads = [g if scale is None else g * scale for g in training.parameters(outcome.module)[1]]

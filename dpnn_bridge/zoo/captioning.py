@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -143,6 +144,16 @@ class DenseCapLanguageModel(nn.Module):
             return {**super().to_lua(module, ctx), "idx_to_token": LuaTable(module.words)}
 
 
+def _unwritten_steps(output: Tensor) -> Tensor:
+    """Return a mask of the last time steps of :class:`NeuralTalkLanguageModel` if no caption has a word there.
+
+    The output is 0 there. Log probabilities of several words are never all 0.
+    """
+    empty = (output[2:] == 0).flatten(1).all(1)
+    last = empty.flip(0).cumprod(0).flip(0).bool()
+    return torch.cat([last.new_zeros(2), last]).view(-1, 1, 1)
+
+
 @lua_class("nn.LanguageModel")
 class NeuralTalkLanguageModel(nn.Module):
     """Predicts the log probabilities of each word of a caption from an image vector and the words before it.
@@ -201,6 +212,13 @@ class NeuralTalkLanguageModel(nn.Module):
     class Lua(LuaClass):
         checked_by = "formula"
         test = "test_a_caption_starts_with_the_image"
+        faults = (
+            Fault(
+                ("output",),
+                "Torch7 does not write the output of time steps at which no caption has a word: uninitialized memory",
+                elements=lambda module, output: _unwritten_steps(output),
+            ),
+        )
         indexed = True
         members = ("core", "lookup_table")
         scalars = ("vocab_size", "seq_length", "num_state", "rnn_size")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaTensor
@@ -51,6 +53,12 @@ class StereoJoin1(nn.Module):
         constants = {"tmp": LuaTensor.empty}
 
 
+def _outside(output: Tensor) -> Tensor:
+    """Return a mask of the disparities whose right pixel is outside the image."""
+    disparities, columns = (torch.arange(output.shape[dim], device=output.device) for dim in (1, 3))
+    return disparities.view(-1, 1, 1) > columns
+
+
 @lua_class("nn.StereoJoin")
 class StereoJoin(nn.Module):
     """Cost of every disparity d: the negative dot product of a left pixel and the right pixel d columns to its left.
@@ -80,6 +88,13 @@ class StereoJoin(nn.Module):
         scalars = ("disp_max",)
         scratch = ("output_L",)
         constants = {"direction": -1, "output_L": LuaTensor.empty}
+        faults = (
+            Fault(
+                ("output",),
+                "Torch7 does not write the cost of a pixel outside the image: uninitialized memory",
+                elements=lambda module, output: _outside(output),
+            ),
+        )
         checked_by = "formula"
         test = "test_computes_what_the_formula_gives"
 
