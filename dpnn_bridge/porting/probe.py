@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.porting.networks import Call, copy_for_run
 from dpnn_bridge.porting.tape import Node, Tape, leaves, replaced
-from dpnn_bridge.porting.values import DOUBLE, dense, difference
+from dpnn_bridge.porting.values import DOUBLE, difference, with_values
 
 #: factors by which the example is multiplied, to exceed clips and thresholds that the example itself does not
 FACTORS = (30.0, 1000.0)
@@ -183,7 +183,7 @@ def check_deterministic(module: nn.Module, call: Call, example: Any, what: str) 
 
 def sorted_outputs(value: Any) -> list[Tensor]:
     """Return the outputs of real numbers, flattened and sorted, because two implementations may use other layouts."""
-    found = dense(t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point())
+    found = with_values(t for t in leaves(value) if isinstance(t, Tensor) and t.is_floating_point())
     return sorted((t.detach().double().flatten().sort().values for t in found), key=len)
 
 

@@ -22,7 +22,7 @@ from dpnn_bridge.base.default_dtype import default_dtype
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare.nested import fields_of, map_fields
 from dpnn_bridge.conversion.limits import EagerMode
-from dpnn_bridge.porting.values import dense
+from dpnn_bridge.porting.values import dense, with_values
 
 _MOVING = (
     "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze clone detach alias contiguous _to_copy"
@@ -376,7 +376,7 @@ class Recorder(EagerMode):
             with torch.no_grad(), default_dtype(torch.float64):
                 with _CallObserver(self), self:
                     result = call(module)
-                found = [self._double(t) for t in leaves(result) if isinstance(t, Tensor)]
+                found = list(map(self._double, with_values(t for t in leaves(result) if isinstance(t, Tensor))))
                 self.tape.output = list(map(self._slot_of_argument, found))
         except Exception as error:
             self.tape.failure = error

@@ -50,6 +50,8 @@ class Fingerprint:
     def of(cls, tensor: Tensor) -> Fingerprint:
         if not tensor.numel():
             return cls(0, 0.0, 0.0, 0.0)
+        if tensor.is_meta:  # without values, it matches no other tensor
+            return cls(tensor.numel(), math.nan, math.nan, math.nan)
         d = unexpanded(tensor.detach())
         times = tensor.numel() // d.numel()
         d = d.double() if d.dtype != torch.float64 else d
@@ -81,12 +83,18 @@ def size_of(tensor: Tensor) -> float:
 
 
 def dense(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return tensors that can be compared; TypeError for sparse tensors and for tensors on the meta device."""
+    """Return tensors that can be compared; TypeError for sparse tensors."""
     found = list(tensors)
-    if any(t.is_meta for t in found):
-        raise TypeError("tensors on the meta device have no values to compare; return tensors on the CPU or a GPU")
     for layout in {t.layout for t in found} - {torch.strided}:
         raise TypeError(f"tensors with layout {layout} cannot be compared; use dense tensors, as to_dense() returns")
+    return found
+
+
+def with_values(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """Return outputs that can be compared; TypeError for sparse tensors and for tensors on the meta device."""
+    found = dense(outputs)
+    if any(t.is_meta for t in found):
+        raise TypeError("tensors on the meta device have no values to compare; return tensors on the CPU or a GPU")
     return found
 
 

@@ -290,11 +290,11 @@ def test_verification_runs_a_shape_in_the_type_of_the_model(
 ) -> None:
     given: list[Any] = []
 
-    def torch7_reference(program: str, obj: Any, module: Any, table: LuaTable, **_: Any) -> LuaTable:
+    def torch7_reference(torch7: Any, obj: Any, module: Any, table: LuaTable, **_: Any) -> LuaTable:
         given.append(to_value(table["input"]).dtype)
         return table
 
-    monkeypatch.setattr("dpnn_bridge.parity.torch7_reference.torch7_reference", torch7_reference)
+    monkeypatch.setattr("dpnn_bridge.parity.verify.torch7_reference", torch7_reference)
     dpnn_bridge.write_t7(tmp_path / "m.t7", torch.nn.Linear(2, 2).to(dtype))
     result = run(verify_command, tmp_path / "m.t7", "--input", "3x2", "--torch7", "th")
     assert result.exit_code == 0, result.output
@@ -463,7 +463,8 @@ def test_an_index_outside_says_where_counting_starts(name: str, last: int, index
     tokens = torch.full((1, 3), index) if name == "torch-rnn__lstm" else torch.tensor([index])
     value = tokens if name == "torch-rnn__lstm" else [tokens, *[torch.zeros(1, 24)] * 4]
     with pytest.raises(
-        IndexError, match=rf"[^.]: indices start at 1, as in Lua, and end at {last}; load\(…, index_base=0\)"
+        IndexError,
+        match=rf"[^.]: indices start at 1, as in Lua, and end at {last}; index_base=0 \(--index-base",
     ):
         model(value)
 

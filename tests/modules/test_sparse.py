@@ -130,7 +130,7 @@ MAPPING = torch.tensor([[1, 1], [1, 2], [2, 1], [2, 2]])
     ],
 )
 def test_an_index_before_the_first_is_not_the_last(run: Any, index: int) -> None:
-    with pytest.raises(IndexError, match=r"indices start at 1, as in Lua, and end at 4; load\(…, index_base=0\)"):
+    with pytest.raises(IndexError, match=r"indices start at 1, as in Lua, and end at 4; index_base=0 \(--index"):
         run(index)
 
 
