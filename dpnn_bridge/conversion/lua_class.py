@@ -313,7 +313,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def replay(cls, module: nn.Module, after: LuaObject) -> Callable[..., Any] | None:
-        """Return a forward function that uses the random numbers in ``after``; None if the module is not random."""
+        """Return a forward that uses random numbers in ``after``; None: not random; NotImplemented: some are absent."""
         return None
 
 

@@ -23,18 +23,25 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if isinstance(after, LuaObject):
-            for child, obj in paired(module, after):
-                forward = registry.mapping_of(child).replay(child, obj)
-                if forward is not None:
-                    stack.enter_context(_forward_replaced(child, forward))
+            for child, forward in _replays(module, after):
+                stack.enter_context(forward_replaced(child, forward))
         yield
 
 
 def has_noise(module: nn.Module, after: Any) -> bool:
     """Return whether ``after`` contains the random numbers of at least one module."""
-    return isinstance(after, LuaObject) and any(
-        registry.mapping_of(child).replay(child, obj) is not None for child, obj in paired(module, after)
-    )
+    return isinstance(after, LuaObject) and any(True for _ in _replays(module, after))
+
+
+def _replays(module: nn.Module, after: LuaObject) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """Yield each module with its forward function that uses the random numbers in ``after``."""
+    incomplete: set[int] = set()
+    for child, obj in paired(module, after):
+        forward = registry.mapping_of(child).replay(child, obj) if id(child) not in incomplete else None
+        if forward is NotImplemented:  # the modules inside ran several times, and store the numbers of one call
+            incomplete |= {id(m) for m in child.modules()}
+        elif forward is not None:
+            yield child, forward
 
 
 def paired(module: nn.Module, obj: LuaObject, *, last_ran: bool = False) -> Iterator[tuple[nn.Module, LuaObject]]:
@@ -65,7 +72,8 @@ def paired(module: nn.Module, obj: LuaObject, *, last_ran: bool = False) -> Iter
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace the forward function of a module inside the ``with`` block."""
     before = module.__dict__.get("forward")  # already replaced while a recurrent module replays a time step
     module.forward = forward
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.noise import forward_replaced, has_noise, replayed
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.zoo.torch_rnn import SequenceRNN, over_time, positions
@@ -231,6 +233,31 @@ class NeuralTalkLanguageModel(nn.Module):
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             """Remove the copies that Torch7 makes for each time step."""
             return obj.changed(dict.fromkeys(("clones", "lookup_tables", "state", "inputs", "lookup_tables_inputs")))
+
+        @classmethod
+        def replay(cls, module: NeuralTalkLanguageModel, after: LuaObject) -> Callable[..., Any] | None:
+            """Replay the random numbers that the clone of each time step stores; the first clone is ``core``."""
+            clones, ran = after.get("clones"), after.get("tmax")
+            objects = clones.as_list() if isinstance(clones, LuaTable) else []
+            known = [has_noise(module.core, obj) for obj in objects[: ran if isinstance(ran, int) else None]]
+            if not any(known) and not has_noise(module.core, after.get("core")):
+                return None
+            if len(known) != ran or not all(known):
+                return NotImplemented
+
+            def forward(input: list[Tensor]) -> Tensor:
+                steps = iter(objects[: len(known)])
+
+                def step(input: list[Tensor]) -> list[Tensor]:
+                    if (obj := next(steps, None)) is None:  # Torch7 did not run the last time steps
+                        return [*input[1:], input[0].new_zeros(len(input[0]), module.vocab_size + 1)]
+                    with replayed(module.core, obj):
+                        return type(module.core).forward(module.core, input)
+
+                with forward_replaced(module.core, step):
+                    return type(module).forward(module, input)
+
+            return forward
 
 
 @lua_class("nn.LanguageModelCriterion")
