@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.conversion.registry import mappings_of
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.converted import ConvertedModules
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: types of the values that lupa converts -> their types in Lua
 _LUA_TYPES = {type(None): "nil", bool: "boolean", int: "number", float: "number", str: "string"}
+#: fields with work buffers of THNN's convolutions, which the bridge's kernels do not change, see lua/thnn/layer.py
+_WORK_BUFFERS = ("finput", "fgradInput", "columns", "ones")
 #: Lua code that redirects output to stderr
 _TO_STDERR = Path(__file__).with_name("prelude") / "to_stderr.lua"
 
@@ -317,6 +320,19 @@ class LuaBridge:
             and (value.shape, value.dtype) == (old.shape, old.dtype)
             and value.data_ptr() != old.data_ptr()
         }
+
+    def temporary(self, obj: Any) -> list[str]:
+        """Return the names of fields, as in :meth:`state_of`, that are temporary memory of nn's code.
+
+        These are the fields that the mappings of the object's class and base classes drop, and THNN's work buffers.
+        PyTorch computes without this memory.
+        """
+        found = []
+        for path, *names in self.call(self.helper("classes"), obj):
+            mappings = [mapping for name in names for mapping in mappings_of(name)]
+            fields = dict.fromkeys([*_WORK_BUFFERS, *(field for mapping in mappings for field in mapping.scratch)])
+            found += [f"{path}{field}" for field in fields]
+        return found
 
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         """Copy changed tensors of :meth:`state_of` to a sandbox; does nothing here, where the memory is shared."""

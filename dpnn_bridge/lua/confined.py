@@ -256,6 +256,9 @@ class Server:
         self._fields[number] = [*[""] * len(weights), *(name for name, _ in buffers)]
         return names, weights, gradients, buffers
 
+    def do_temporary(self, obj: Any) -> list[str]:
+        return self.bridge.temporary(obj)
+
     def do_push(self, number: int, changed: dict[int, torch.Tensor]) -> None:
         tensors, copies = self._shared[number]
         for i, value in changed.items():

@@ -227,6 +227,11 @@ class LuaModule(LuaFunctionality, Placeholder):
             raise LuaBridgeError(f"{self.class_name} {found}: create all parameters in the constructor and keep them")
         return grad_input, own
 
+    @read_answers
+    def temporary_buffers(self) -> set[str]:
+        """Return the names of buffers that may be temporary memory of nn's code, which PyTorch does not write."""
+        return {_attribute(name) for name in self.bridge.temporary(self.lua)} & self._buffers.keys()
+
     def train(self, mode: bool = True) -> LuaModule:
         """Set training or evaluation mode, also in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)

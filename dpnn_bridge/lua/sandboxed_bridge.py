@@ -130,6 +130,9 @@ class SandboxedBridge(LuaBridge):
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         return {}
 
+    def temporary(self, obj: Any) -> list[str]:
+        return [str(name) for name in self._ask("temporary", obj)]
+
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         remote = self._remote_tensors[obj.number]
         changed = {i: t for i, t in enumerate(tensors) if t is not None and not torch.equal(t, remote[i])}

@@ -7,7 +7,7 @@ verification has the same verdict. If a buffer differs, the model runs again wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +56,8 @@ class UninitializedBuffers:
             outcome: the comparisons of a run, which are changed.
             notes: notes of the report, to which the names of the buffers are added.
         """
-        paths = {f"after.{name}": path for name, path in _lua_buffers(outcome)}
-        failed = [d for d in outcome.whole if not d.ok and not d.mismatched and d.name in paths]
+        paths = lua_buffers(outcome)
+        failed = different_buffers(outcome, paths)
         if not failed:
             return
         if not self._other:
@@ -72,14 +72,21 @@ class UninitializedBuffers:
                 notes.append(f"Not compared: elements of {paths[d.name]} that are uninitialized memory.")
 
 
-def _lua_buffers(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """Yield the name and the path in Lua of each buffer of a layer that runs in Lua."""
+def lua_buffers(outcome: Outcome) -> dict[str, str]:
+    """Return the names of the comparisons of Lua layers' buffers, with the path of each buffer in Lua."""
     paths = {id(node.module): node.path for node in outcome.nodes}
+    found = {}
     for prefix, module in outcome.module.named_modules():
         if bridge_of(module) is not None:
             where = paths.get(id(module), prefix)
             for leaf in module._buffers:
-                yield f"{prefix}.{leaf}" if prefix else leaf, f"{where}.{leaf}" if where else leaf
+                found[f"after.{prefix}.{leaf}" if prefix else f"after.{leaf}"] = f"{where}.{leaf}" if where else leaf
+    return found
+
+
+def different_buffers(outcome: Outcome, names: Collection[str]) -> list[Difference]:
+    """Return the failed comparisons of buffers among ``names`` whose shapes agree."""
+    return [d for d in outcome.whole if not d.ok and not d.mismatched and d.name in names]
 
 
 def _compare_initialized(d: Difference, actual: Tensor, expected: Tensor, other: Tensor | None) -> Difference | None:

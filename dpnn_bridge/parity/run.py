@@ -23,6 +23,7 @@ from dpnn_bridge.parity.layers import decades, object_of
 from dpnn_bridge.parity.named_layers import NamedLayers
 from dpnn_bridge.parity.new_memory import UninitializedBuffers
 from dpnn_bridge.parity.rounding import floor
+from dpnn_bridge.parity.temporary_memory import discard_temporary
 from dpnn_bridge.parity.verification import Layer, Verification
 
 OTHER_INPUT = "The results that Torch7 stored in the model file belong to another call, so they are not used."
@@ -51,6 +52,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
     random: list[str] = []
     per_layer = outcome
     uninitialized = UninitializedBuffers(experiment)
+    discard_temporary(experiment, outcome, result.notes)
     uninitialized.discard(outcome, result.notes)
     discard_aliased(experiment, outcome, result.notes)
     if outcome.rounding_candidates(floor(experiment)):
@@ -58,6 +60,7 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         if experiment.after is not None and len(outcome.nodes) > 1:
             given = experiment.given(outcome)
             per_layer = experiment.run(given=given)
+            discard_temporary(experiment, per_layer, [])
             uninitialized.discard(per_layer, [])
             discard_aliased(experiment, per_layer, [])
             _accept_repeated(outcome, per_layer)

@@ -162,6 +162,25 @@ function bridge.current(module, has_buffers)
    return (parameters(module)), has_buffers and replaced(module) or {}
 end
 
+-- {path, class, base class ...} of a module and of each module in it
+function bridge.classes(module)
+   local result, seen = {}, {}
+   local function search(object, path)
+      if seen[object] then return end
+      seen[object] = true
+      local names, name = {path}, torch.typename(object)
+      local class = name and torch.getmetatable(name)
+      while class do
+         names[#names + 1] = bridge.names[class]
+         class = bridge.getmetatable(class)
+      end
+      result[#result + 1] = names
+      each_child(object, path, search)
+   end
+   search(module, '')
+   return result
+end
+
 -- fill memory that Lua allocates itself with a number; without LuaJIT, Python allocates all memory
 bridge.fill_new_memory = bridge.fill_new_memory or function() end
 
