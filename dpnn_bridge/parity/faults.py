@@ -145,7 +145,8 @@ class Faults:
             if number <= len(sites):
                 owner, field, spec = sites[number - 1]
                 return owner, kind if kind == "params" else fields.grad_field(field, spec)
-        if name.startswith("after."):
-            path = name.removeprefix("after.").rpartition(".")[0]
-            return dict(self.model.named_modules()).get(path, self.model), "output"
+        if name.startswith(("after.", "params.")):
+            kind, _, path = name.partition(".")
+            owner = dict(self.model.named_modules()).get(path.rpartition(".")[0], self.model)
+            return owner, "output" if kind == "after" else kind
         return self.model, kind.partition(".")[0]

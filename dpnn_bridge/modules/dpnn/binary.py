@@ -8,11 +8,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.contexts import TorchContext
+from dpnn_bridge.conversion.faults import Fault, OtherVersion
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.convolution import SPATIAL
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.gradient import scale_gradient, with_gradient_of
+
+_LOST = "it was saved between a forward and a backward pass, and Torch7 goes on with the signs of the weights"
+
+
+def _forward_with_signs(module: SpatialBinaryConvolution, input: Tensor) -> Tensor:
+    """Compute Torch7's next forward pass after the weights are lost: all scales are 1."""
+    if not module._loses_weights:
+        return type(module).forward(module, input)
+    signs = with_gradient_of(_signs(module.weight), module.weight)
+    return F.conv2d(input, signs, None, module.stride, module.padding)
+
+
+def _signs(weight: Tensor) -> Tensor:
+    return torch.where(weight.detach() >= 0, 1.0, -1.0).to(weight.dtype)
 
 
 @lua_class("nn.SpatialBinaryConvolution")
@@ -33,12 +49,15 @@ class SpatialBinaryConvolution(nn.Conv2d):
     Lua:
         ``nn.SpatialBinaryConvolution(nInputPlane, nOutputPlane, kW, kH, dW, dH, padW, padH)``,
         SpatialBinaryConvolution.lua. Torch7 overwrites ``weight`` with the signs between the forward and the backward
-        pass. A file written at that time has the weights in ``tempWeight``, from which they are read. A second
-        forward pass in training mode without a backward pass loses the weights in Torch7, but not here.
+        pass. A file written at that time has the weights in ``tempWeight``, from which they are read. The next
+        forward pass loses the weights in Torch7, also if it is in evaluation mode, but not here.
 
     References:
         Rastegari et al., XNOR-Net, https://arxiv.org/abs/1603.05279
     """
+
+    #: whether Torch7's next forward pass loses the weights: the file was saved between forward and backward
+    _loses_weights = False
 
     def __init__(
         self,
@@ -60,9 +79,8 @@ class SpatialBinaryConvolution(nn.Conv2d):
         kernel = self.kernel_size[0] * self.kernel_size[1]
         output_scale = magnitude.sum((1, 2, 3)) / (self.in_channels * kernel)
         input_scale = magnitude.sum((0, 2, 3)) / (self.out_channels * kernel)
-        signs = torch.where(self.weight.detach() >= 0, 1.0, -1.0).to(self.weight.dtype)
         scaled = scale_gradient(input, input_scale[:, None, None])
-        unscaled = F.conv2d(scaled, with_gradient_of(signs, self.weight), None, self.stride, self.padding)
+        unscaled = F.conv2d(scaled, with_gradient_of(_signs(self.weight), self.weight), None, self.stride, self.padding)
         value = unscaled * output_scale[:, None, None]
         if not self.training and torch.is_grad_enabled():
             unscaled = F.conv2d(scaled, self.weight, None, self.stride, self.padding)
@@ -74,16 +92,25 @@ class SpatialBinaryConvolution(nn.Conv2d):
         defaults = {"padH": 0, "padW": 0}
         tensors = ("weight",)
         scratch = ("finput", "fgradInput", "tempWeight", "alphas", "gradInputAlphas", "wmask")
+        faults = (Fault(("params",), _LOST, when=lambda module: module._loses_weights, spreads=False),)  # type: ignore[arg-type, return-value]
+        other_version = OtherVersion(_LOST, _forward_with_signs)
 
         @classmethod
         def upgrade(cls, obj: LuaObject) -> LuaObject:
             weight, real = obj["weight"], obj.get("tempWeight")
             if not isinstance(real, LuaTensor) or real.size != weight.size:
                 return obj
-            signs = torch.where(real.torch() >= 0, 1.0, -1.0).to(weight.torch().dtype)
-            if not torch.equal(weight.torch(), signs.reshape(weight.shape)):
+            saved, restored = weight.torch(), real.torch().reshape(weight.shape)
+            if torch.equal(saved, restored) or not torch.equal(saved, _signs(restored)):
                 return obj
             return obj.changed(weight=real)
+
+        @classmethod
+        def fill(cls, module: SpatialBinaryConvolution, obj: LuaObject, ctx: TorchContext) -> None:
+            super().fill(module, obj, ctx)
+            if obj["weight"] is obj.get("tempWeight"):
+                module._loses_weights = True
+                ctx.note(f"{obj.class_name} contains the weights in tempWeight: {_LOST}")
 
         @classmethod
         def to_lua(cls, module: SpatialBinaryConvolution, ctx: Any) -> dict[str, Any]:
