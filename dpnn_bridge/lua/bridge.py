@@ -337,6 +337,9 @@ class LuaBridge:
     def push(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         """Copy changed tensors of :meth:`state_of` to a sandbox; does nothing here, where the memory is shared."""
 
+    def pull(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
+        """Copy what a method of ``obj`` has changed from a sandbox to ``tensors``; does nothing here either."""
+
     def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
         """Return ``obj:forward(input)``; ``tensors`` are those of :meth:`state_of`, which the call may change."""
         return self.method(obj, "forward", input)

@@ -266,12 +266,12 @@ class Server:
             copies[i].copy_(value)
 
     def do_forward(self, number: int, obj: Any, input: Any) -> Any:
-        return self.bridge.forward(obj, input, ()), self._changed(number, obj)
+        return self.bridge.forward(obj, input, ()), self.do_changed(number, obj)
 
     def do_backward(self, number: int, obj: Any, input: Any, grad_output: Any) -> Any:
-        return self.bridge.backward(obj, input, grad_output, ()), self._changed(number, obj)
+        return self.bridge.backward(obj, input, grad_output, ()), self.do_changed(number, obj)
 
-    def _changed(self, number: int, obj: Any) -> dict[int, torch.Tensor]:
+    def do_changed(self, number: int, obj: Any) -> dict[int, torch.Tensor]:
         """Return the tensors that Lua has changed or put in the place of others, by their index."""
         tensors, copies = self._shared[number]
         for i, value in self.bridge.followed(obj, self._fields[number], tensors).items():

@@ -235,7 +235,9 @@ class LuaModule(LuaFunctionality, Placeholder):
     def train(self, mode: bool = True) -> LuaModule:
         """Set training or evaluation mode, also in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)
+        self.bridge.push(self.lua, self._tensors())
         self.bridge.method(self.lua, "training" if mode else "evaluate")
+        self.bridge.pull(self.lua, self._tensors())
         self._follow()
         return self
 

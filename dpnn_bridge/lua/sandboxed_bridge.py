@@ -141,6 +141,9 @@ class SandboxedBridge(LuaBridge):
         for i, tensor in changed.items():
             remote[i].copy_(tensor.detach())
 
+    def pull(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
+        self._pull(obj, tensors, self._ask("changed", obj.number, obj))
+
     def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
         self.push(obj, tensors)
         output, changed = self._ask("forward", obj.number, obj, input)

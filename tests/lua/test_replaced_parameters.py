@@ -119,11 +119,14 @@ def test_a_weight_of_the_backward_pass_is_followed(bridge: LuaBridge) -> None:
     assert layer(torch.ones(1, 3, dtype=torch.float64)).tolist() == [[2, 3, 4]]
 
 
-def test_a_weight_of_evaluation_is_followed() -> None:
-    bridge = LuaBridge()
-    bridge.execute(LAYERS)
-    layer = bridge.module("my.Swapped", 3).eval()
-    assert {name: t.tolist() for name, t in layer.state_dict().items()} == {"weight": [1, 1, 1], "mean": [1, 2, 3]}
+def test_a_weight_of_evaluation_is_followed(bridge: LuaBridge) -> None:
+    layer = bridge.module("my.Swapped", 3)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    layer.eval()
+    assert {name: t.tolist() for name, t in layer.state_dict().items()} == {"weight": [1, 1, 1], "mean": [2, 4, 6]}
+    layer.load_state_dict({"weight": torch.full((3,), 5.0), "mean": torch.zeros(3)})
+    assert layer(torch.ones(1, 3, dtype=torch.float64)).tolist() == [[5, 5, 5]]
 
 
 def test_a_layer_that_loses_a_parameter_is_named(bridge: LuaBridge) -> None:
