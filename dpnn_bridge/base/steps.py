@@ -6,8 +6,8 @@ functions with such loops call :func:`spend_steps`; the mode that limits the run
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from dpnn_bridge.base.scoped import scoped
@@ -29,6 +29,8 @@ def spend_steps(elements: int) -> None:
         take(elements * STEPS_PER_ELEMENT)
 
 
-def steps_taken(take: Callable[[int], None]) -> AbstractContextManager[None]:
+@contextmanager
+def steps_taken(take: Callable[[int], None]) -> Iterator[None]:
     """Pass the steps of Python loops of this thread to a function inside the ``with`` block."""
-    return scoped(_takers, (*_takers.get(), take))
+    with scoped(_takers, (*_takers.get(), take)):
+        yield

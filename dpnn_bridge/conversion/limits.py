@@ -201,8 +201,10 @@ class ResourceLimitMode(OperationMeter):
 
     def __exit__(self, *error: Any) -> None:
         self._calls.remove()
-        self._loops.__exit__(None, None, None)
-        super().__exit__(*error)
+        try:
+            self._loops.__exit__(None, None, None)
+        finally:
+            super().__exit__(*error)
 
     def _called(self, _module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() != self._thread:  # the hook is global to all threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,4 +25,4 @@ def external_files(path: Path) -> list[Path]:
         for field, value in message.ListFields():
             if field.message_type is not None:
                 nested.extend([value] if isinstance(value, Message) else value)
-    return [path.parent / name for name in names]
+    return [path.parent / name for name in names if not os.path.isabs(name)]  # onnx refuses absolute paths

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.modules.dpnn.glimpse import SpatialGlimpse
 from dpnn_bridge.modules.nn import TemporalConvolution, TemporalMaxPooling
 from dpnn_bridge.parity.graph_results import NO_VALUE
 from dpnn_bridge.parity.verify import verify
@@ -122,3 +123,15 @@ def test_last_bits_that_cancellation_makes_large_are_rounding(tmp_path: Path) ->
         module[0].bias[1] += 1e-6  # type: ignore[index]
     dpnn_bridge.write_t7(tmp_path / "other.t7", module)
     assert verify(tmp_path / "other.t7", file, input=x).verdict is Verdict.DIFFERENT
+
+
+def test_an_index_that_last_bits_change_explains_no_difference(tmp_path: Path) -> None:
+    """The center of a glimpse is rounded down, so a perturbed run looks at another place."""
+    torch.manual_seed(1)
+    value, layer = [torch.rand(2, 1, 9, 9), torch.zeros(2, 2)], nn.Linear(18, 3)
+    for name, scale in (("source", 2), ("other", 3)):
+        module = nn.Sequential(SpatialGlimpse(3, 2, scale), nn.Flatten(), layer)
+        dpnn_bridge.write_t7(tmp_path / f"{name}.t7", module.eval())
+    dpnn_bridge.save(tmp_path / "other.onnx", dpnn_bridge.load(tmp_path / "other.t7").eval(), input=value)
+    assert verify(tmp_path / "other.t7", tmp_path / "other.onnx", input=value).verdict is Verdict.EQUAL
+    assert verify(tmp_path / "source.t7", tmp_path / "other.onnx", input=value).verdict is Verdict.DIFFERENT

@@ -230,6 +230,33 @@ def test_dimensions_of_size_1_that_the_export_adds_are_no_difference(network: nn
 
 
 @pytest.mark.parametrize(
+    ("layer", "other"),
+    [(nn.Linear(1, 4, bias=False), nn.Linear(4, 1, bias=False)), (nn.Conv2d(2, 2, (1, 3)), nn.Conv2d(2, 2, (3, 1)))],
+)
+def test_another_shape_of_as_many_dimensions_is_a_difference(
+    layer: nn.Module, other: nn.Module, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for mine, its in zip(other.parameters(), layer.parameters(), strict=True):
+            mine.copy_(its.reshape(mine.shape))
+    dpnn_bridge.save(tmp_path / "net.t7", nn.Sequential(layer))
+    dpnn_bridge.save(tmp_path / "net.npz", nn.Sequential(OrderedDict(own=other)))
+    assert verify(tmp_path / "net.t7", converted=tmp_path / "net.npz").verdict is Verdict.DIFFERENT
+
+
+def test_an_array_with_another_name_is_named_with_all_differences(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    for suffix in (".t7", ".npz"):
+        dpnn_bridge.save(tmp_path / f"net{suffix}", network)
+    arrays = dict(np.load(tmp_path / "net.npz"))
+    arrays["1.bias_"] = arrays.pop("1.bias")
+    arrays["0.weight"][0, 0] += 1e-3
+    np.savez(tmp_path / "net.npz", **arrays)
+    result = verify(tmp_path / "net.t7", converted=tmp_path / "net.npz")
+    assert [layer.path for layer in result.layers if not layer.ok] == ["modules[1]", "modules[2]"]
+
+
+@pytest.mark.parametrize(
     "layer",
     [nn.LSTM(3, 4), nn.Sequential(LINEAR, nn.LayerNorm(3)), nn.Conv2d(4, 4, 3, groups=2, bias=False)],
     ids=["lstm", "norm", "conv"],

@@ -79,8 +79,9 @@ def _check_names(path: Path, expected: Mapping[str, Tensor], names: Sequence[str
     found = set(names)
     missing = [name for name in expected if name not in found]
     others = [name for name in names if name not in expected]
-    owners = {name.rpartition(".")[0] for name in others} - {""}
-    divided = all(any(part in owners for part in _owners(name)) for name in missing)
+    replaced = {name.rpartition(".")[0] for name in others} - {""}
+    replaced -= {name.rpartition(".")[0] for name in expected if name in found}  # one tensor has another name there
+    divided = all(any(owner in replaced for owner in _owners(name)) for name in missing)
     if missing and others and (divided or expected.keys().isdisjoint(names)):
         raise VerificationError(
             f"{path}: contains {shortened(others[0])} and lacks {shortened(missing[0])}, a tensor of the model; it was "
@@ -95,8 +96,9 @@ def _owners(name: str) -> Iterator[str]:
         yield name
 
 
-def _squeezed(shape: Sequence[int]) -> list[int]:
-    return [n for n in shape if n != 1]
+def _without_dimensions(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether two shapes are equal except for more dimensions of size 1 in one of them."""
+    return len(one) != len(other) and [n for n in one if n != 1] == [n for n in other if n != 1]
 
 
 class Npz(Format):
@@ -152,7 +154,7 @@ class Npz(Format):
                 with archive.open(entry) as file:
                     header = ArrayHeader(file)
                     shape = tuple(expected[name].shape) if name in expected else (-1,)
-                    if header.shape == shape or (renamed and _squeezed(header.shape) == _squeezed(shape)):
+                    if header.shape == shape or (renamed and _without_dimensions(header.shape, shape)):
                         tensors[name] = torch.from_numpy(header.elements(file)).reshape(shape)
                     else:
                         tensors[name] = torch.from_numpy(np.zeros((), header.dtype)).expand(header.shape)
