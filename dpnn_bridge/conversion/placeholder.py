@@ -20,7 +20,10 @@ class Placeholder(nn.Module):
         obj: the Lua object.
         path: path of the Lua object, for messages.
         mapped_by: the user's mapping that converted the class when the file was written, see ``registry.mapped_by``.
+        shared_names: names of the parameters that other layers share.
     """
+
+    shared_names: frozenset[str] = frozenset()
 
     def __init__(self, obj: LuaObject, path: str, mapped_by: str = "") -> None:
         super().__init__()

@@ -161,6 +161,9 @@ class Sharing:
         for entry in self._entries.values():
             if isinstance(entry.value, nn.Parameter):
                 by_storage[id(entry.tensor.storage)].append(entry)
+                for site in entry.sites if len(entry.sites) > 1 else ():
+                    if isinstance(site.owner, Placeholder):
+                        site.owner.shared_names = site.owner.shared_names | {site.leaf}
             elif len(entry.sites) > 1:
                 share_buffer(entry.sites)
         for entries in by_storage.values():

@@ -330,7 +330,8 @@ class LuaBridge:
         found = []
         for path, *names in self.call(self.helper("classes"), obj):
             mappings = [mapping for name in names for mapping in mappings_of(name)]
-            fields = dict.fromkeys([*_WORK_BUFFERS, *(field for mapping in mappings for field in mapping.scratch)])
+            work = _WORK_BUFFERS if any("Convolution" in base for base in names[1:]) else ()
+            fields = dict.fromkeys([*work, *(field for mapping in mappings for field in mapping.scratch)])
             found += [f"{path}{field}" for field in fields]
         return found
 

@@ -199,7 +199,12 @@ class LuaModule(LuaFunctionality, Placeholder):
             if kind:
                 if attribute in self._buffers:
                     self._buffers[attribute] = value
-            elif (parameter := self._parameters.get(attribute)) is not None:
+            elif (parameter := self._parameters.get(attribute)) is None:
+                continue
+            elif attribute in self.shared_names:  # the other layers keep the old tensor, as in Torch7
+                self._parameters[attribute] = nn.Parameter(value, parameter.requires_grad)
+                self.shared_names = self.shared_names - {attribute}
+            else:
                 parameter.data = value
                 increment_version(parameter)
 

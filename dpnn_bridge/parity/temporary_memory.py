@@ -11,6 +11,7 @@ import copy
 
 import torch
 
+from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.lua.module import LuaModule
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.fixture import floating_buffers
@@ -47,10 +48,18 @@ def discard_temporary(experiment: Experiment, outcome: Outcome, notes: list[str]
 
 
 def _compare_after_backward(experiment: Experiment, outcome: Outcome, paths: dict[str, str]) -> None:
-    """Replace failed comparisons of buffers by those of a run with a backward pass, as the reference's run had."""
+    """Replace failed comparisons of buffers by those of a run with a backward pass, as the reference's run had.
+
+    A user may have excluded a backward pass because it fails.
+    """
     complete = copy.copy(experiment)
     complete.backward = True
-    again = {d.name: d for d in complete.run().whole}
+    try:
+        again = {d.name: d for d in complete.run().whole}
+    except ConversionLimitError:
+        raise
+    except Exception:
+        return
     failed = {id(d) for d in different_buffers(outcome, paths)}
     outcome.whole = [again.get(d.name, d) if id(d) in failed else d for d in outcome.whole]
 

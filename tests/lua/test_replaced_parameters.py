@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge import load, write_t7
 from dpnn_bridge.lua import LuaBridge
 
 LAYERS = """
@@ -134,3 +136,18 @@ def test_a_layer_that_loses_a_parameter_is_named(bridge: LuaBridge) -> None:
     output = layer(torch.ones(1, 3, dtype=torch.float64))
     with pytest.raises(Exception, match=r"my\.Fewer has 0 parameters after its backward pass, and had 1"):
         output.sum().backward()
+
+
+def test_a_layer_that_shares_the_weight_keeps_it(tmp_path: Path) -> None:
+    """A new tensor in one of two layers ends the sharing, as in Torch7."""
+    bridge = LuaBridge()
+    bridge.execute(LAYERS)
+    script = "local a, b = my.Unit(3), my.Scale(3); b.weight:set(a.weight); return nn.Sequential():add(a):add(b)"
+    write_t7(tmp_path / "model.t7", bridge.to_object(bridge.execute(script)))
+    model = load(tmp_path / "model.t7", lua=bridge)
+    assert model[0].weight is model[1].weight
+    weight = torch.tensor([1.0, 2, 3], dtype=torch.float64)
+    for _ in range(2):
+        output = model(torch.ones(1, 3, dtype=torch.float64))
+        torch.testing.assert_close(output[0], weight / weight.norm() * weight)
+    assert model[1].weight.tolist() == [1, 2, 3]

@@ -14,6 +14,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity.experiment import Experiment
 from dpnn_bridge.parity.verification import Verification
 
 LAYERS = """
@@ -28,14 +29,19 @@ function Norm:updateOutput(x)
    self.scaleT = self.scaleT * 2  -- a field of the class's own with the name of a temporary one
    return parent.updateOutput(self, x)
 end
-local Double, base = torch.class('my.Double', 'nn.Module')
-function Double:__init() base.__init(self); self.finput, self.kept = torch.zeros(3), torch.zeros(3) end
+local Double = torch.class('my.Double', 'nn.SpatialConvolution')
+function Double:__init() nn.Module.__init(self); self.finput, self.kept = torch.zeros(3), torch.zeros(3) end
 function Double:updateOutput(x) self.output = x * 2; return self.output end
 function Double:updateGradInput(x, g)
    self.twice = g * 2
    self.gradInput = self.twice
    return self.gradInput
 end
+function Double:accGradParameters() end
+local Own, base = torch.class('my.Own', 'nn.Module')  -- no class of nn has its finput
+function Own:__init() base.__init(self); self.finput = torch.zeros(3) end
+function Own:updateOutput(x) self.output = x * 2; return self.output end
+function Own:updateGradInput(x, g) self.gradInput = g * 2; return self.gradInput end
 local Block, container = torch.class('my.Block', 'nn.Sequential')
 function Block:__init(n) container.__init(self); self:add(my.Norm(n)):add(my.Double()) end
 """
@@ -120,6 +126,7 @@ def test_temporary_memory_that_the_run_does_not_write(
         ("my.Norm(3)", "scaleT"),  # temporary in nn.BatchNormalization, but the class writes it
         ("my.Block(3)", "modules.1.running_var"),
         ("my.Double()", "kept"),
+        ("my.Own()", "finput"),
     ],
 )
 def test_another_value_of_a_statistic_is_different(folder: Path, layer: str, field: str) -> None:
@@ -134,3 +141,13 @@ def test_a_field_of_the_backward_pass_is_compared_after_one(folder: Path, change
     for backward in (True, False):
         result = verified(folder, "my.Double()", changed or "finput", before=stale, backward=backward)
         assert result.forward is (Verdict.DIFFERENT if changed else Verdict.EQUAL), str(result)
+
+
+def test_a_backward_pass_that_the_user_excludes_may_fail(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise ValueError("no backward pass here")
+
+    run = Experiment.run
+    monkeypatch.setattr(Experiment, "run", lambda self, *a, **o: fail() if self.backward else run(self, *a, **o))
+    result = verified(folder, "my.Own()", "finput", backward=False)
+    assert result.forward is Verdict.DIFFERENT
