@@ -80,8 +80,13 @@ def lua_buffers(outcome: Outcome) -> dict[str, str]:
         if bridge_of(module) is not None:
             where = paths.get(id(module), prefix)
             for leaf in module._buffers:
-                found[f"after.{prefix}.{leaf}" if prefix else f"after.{leaf}"] = f"{where}.{leaf}" if where else leaf
+                found[buffer_comparison(prefix, leaf)] = f"{where}.{leaf}" if where else leaf
     return found
+
+
+def buffer_comparison(module: str, leaf: str) -> str:
+    """Return the name of the comparison of a module's buffer."""
+    return f"after.{module}.{leaf}" if module else f"after.{leaf}"
 
 
 def different_buffers(outcome: Outcome, names: Collection[str]) -> list[Difference]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import copy
 
-import torch
-
 from dpnn_bridge.errors import ConversionLimitError
+from dpnn_bridge.lua.autograd import same
 from dpnn_bridge.lua.module import LuaModule
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.fixture import floating_buffers
-from dpnn_bridge.parity.new_memory import different_buffers, lua_buffers
+from dpnn_bridge.parity.new_memory import buffer_comparison, different_buffers, lua_buffers
 
 
 def discard_temporary(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:
@@ -42,7 +41,7 @@ def discard_temporary(experiment: Experiment, outcome: Outcome, notes: list[str]
     after = dict(floating_buffers(outcome.module))
     for d in failed:
         name = d.name.removeprefix("after.")
-        if name in before and _unchanged(before[name], after[name]):
+        if name in before and same(before[name].to(after[name]), after[name]):
             outcome.whole.remove(d)
             notes.append(f"Not compared: {paths[d.name]}, temporary memory that this run does not write.")
 
@@ -67,13 +66,8 @@ def _compare_after_backward(experiment: Experiment, outcome: Outcome, paths: dic
 def _temporary(outcome: Outcome) -> set[str]:
     """Return the names of the comparisons of buffers that may be temporary memory."""
     return {
-        f"after.{prefix}.{leaf}" if prefix else f"after.{leaf}"
+        buffer_comparison(prefix, leaf)
         for prefix, module in outcome.module.named_modules()
         if isinstance(module, LuaModule)
         for leaf in module.temporary_buffers()
     }
-
-
-def _unchanged(before: torch.Tensor, after: torch.Tensor) -> bool:
-    before = before.to(after.device, after.dtype)
-    return before.shape == after.shape and torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)
