@@ -175,7 +175,12 @@ class LuaBridge:
         return self.call(self.helper("method"), obj, name, *args)
 
     def _call(self, function: Any, *args: Any) -> Any:
-        with self.errors():
+        self._runtime.sync_moved()
+        return self._run(function, *args)
+
+    def _run(self, function: Any, *args: Any) -> Any:
+        """Call a Lua function after another, between which no code of the user has moved memory."""
+        with self._caught():
             results = self.helper("run")(function(), *[self.to_lua(a) for a in args])
         if isinstance(results, tuple):
             return tuple(self.to_python(r) for r in results)
@@ -185,6 +190,11 @@ class LuaBridge:
     def errors(self) -> Iterator[None]:
         """Raise Lua errors as :class:`LuaBridgeError`, and count instructions in a sandbox."""
         self._runtime.sync_moved()
+        with self._caught():
+            yield
+
+    @contextmanager
+    def _caught(self) -> Iterator[None]:
         with self._runtime.limited():
             try:
                 yield
@@ -310,7 +320,7 @@ class LuaBridge:
         """
         if not tensors:
             return {}
-        weights, replaced = self.call(self.helper("current"), obj, any(fields))
+        weights, replaced = self._run(lambda: self.helper("current"), obj, any(fields))
         count, buffers = fields.count(""), dict(replaced)
         now = [*(weights if len(weights) == count else [None] * count), *map(buffers.get, fields[count:])]
         return {

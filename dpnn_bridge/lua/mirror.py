@@ -56,7 +56,7 @@ class SharedStorages:
 
     def stale_blocks(self) -> list[int]:
         """Return the IDs of the blocks whose address in Lua is out of date."""
-        return [id(block) for block in self._in_use() if block.is_stale]
+        return [id(b) for b in self._in_use() if (known := b.address) is not None and known != b.flat.data_ptr()]
 
 
 def _describe(t: Any) -> Any:

@@ -131,11 +131,6 @@ class _Block:
         self.address: int | None = None
         self.pinned = False
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether the address in Lua is out of date."""
-        return self.address is not None and self.address != self.flat.data_ptr()
-
 
 class Storage:
     """A 1-D block of elements, ``torch.*Storage`` in Lua.
