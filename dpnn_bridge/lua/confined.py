@@ -266,19 +266,20 @@ class Server:
             copies[i].copy_(value)
 
     def do_forward(self, number: int, obj: Any, input: Any) -> Any:
-        return self.bridge.forward(obj, input, ()), self.do_changed(number, obj)
+        return self.bridge.forward(obj, input, ()), *self.do_changed(number, obj)
 
     def do_backward(self, number: int, obj: Any, input: Any, grad_output: Any) -> Any:
-        return self.bridge.backward(obj, input, grad_output, ()), self.do_changed(number, obj)
+        return self.bridge.backward(obj, input, grad_output, ()), *self.do_changed(number, obj)
 
-    def do_changed(self, number: int, obj: Any) -> dict[int, torch.Tensor]:
-        """Return the tensors that Lua has changed or put in the place of others, by their index."""
+    def do_changed(self, number: int, obj: Any) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        """Return the tensors that Lua has changed and those that it has put in the place of others, by their index."""
         tensors, copies = self._shared[number]
-        for i, value in self.bridge.followed(obj, self._fields[number], tensors).items():
-            tensors[i] = value
+        replaced = self.bridge.followed(obj, self._fields[number], tensors)
         changed = {}
         for i, (tensor, copy) in enumerate(zip(tensors, copies, strict=True)):
-            if not torch.equal(tensor, copy):
+            if i in replaced:
+                tensors[i], copies[i] = replaced[i], replaced[i].clone()
+            elif not torch.equal(tensor, copy):
                 copy.copy_(tensor)
                 changed[i] = tensor
-        return changed
+        return changed, replaced

@@ -45,6 +45,7 @@ class SandboxedBridge(LuaBridge):
             folders(lua_path), max_memory, max_seconds, max_instructions, partial=sandbox == "partial"
         )
         self._remote_tensors: dict[int, list[torch.Tensor]] = {}  # ID of a module -> copies of its tensors
+        self._replaced: dict[int, dict[int, torch.Tensor]] = {}  # ID -> tensors for :meth:`followed`
         self._ask = self._sandbox.ask
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class SandboxedBridge(LuaBridge):
         return [str(n) for n in names], weights, gradients, buffers
 
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
-        return {}
+        return self._replaced.pop(obj.number, {})
 
     def temporary(self, obj: Any) -> list[str]:
         return [str(name) for name in self._ask("temporary", obj)]
@@ -142,32 +143,42 @@ class SandboxedBridge(LuaBridge):
             remote[i].copy_(tensor.detach())
 
     def pull(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
-        self._pull(obj, tensors, self._ask("changed", obj.number, obj))
+        self._pull(obj, tensors, *self._ask("changed", obj.number, obj))
 
     def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
         self.push(obj, tensors)
-        output, changed = self._ask("forward", obj.number, obj, input)
-        self._pull(obj, tensors, changed)
+        output, *found = self._ask("forward", obj.number, obj, input)
+        self._pull(obj, tensors, *found)
         return output
 
     def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
         self.push(obj, tensors)
-        gradients, changed = self._ask("backward", obj.number, obj, input, grad_output)
-        self._pull(obj, tensors, changed)
+        gradients, *found = self._ask("backward", obj.number, obj, input, grad_output)
+        self._pull(obj, tensors, *found)
         return gradients
 
-    def _pull(self, obj: Any, tensors: Sequence[torch.Tensor | None], changed: dict[int, torch.Tensor]) -> None:
-        """Copy tensors that Lua changed to ``tensors``, such as running means or weights with a limited norm."""
-        for i, value in changed.items():
+    def _pull(
+        self,
+        obj: Any,
+        tensors: Sequence[torch.Tensor | None],
+        changed: dict[int, torch.Tensor],
+        replaced: dict[int, torch.Tensor],
+    ) -> None:
+        """Copy tensors that Lua changed to ``tensors``, such as running means or weights with a limited norm.
+
+        Tensors that Lua has put in the place of others are kept for :meth:`followed`.
+        """
+        for i, value in (changed | replaced).items():
             target, copy = tensors[i], self._remote_tensors[obj.number][i]
             if copy.shape != value.shape or copy.dtype != value.dtype:
                 raise LuaBridgeError(
                     "Lua changed the shape or type of a parameter or buffer, which the sandbox does not support"
                 )
             copy.copy_(value)
-            if target is not None:  # a tensor that was empty when the module was created is no parameter or buffer
+            if i in changed and target is not None:  # one that was empty when the module was created has no target
                 target.data.copy_(value)
                 increment_version(target)
+        self._replaced[obj.number] = replaced
 
     @property
     def generator(self) -> None:

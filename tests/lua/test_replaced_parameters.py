@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import load, write_t7
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 LAYERS = """
 require 'nn'
@@ -138,12 +139,14 @@ def test_a_layer_that_loses_a_parameter_is_named(bridge: LuaBridge) -> None:
         output.sum().backward()
 
 
-def test_a_layer_that_shares_the_weight_keeps_it(tmp_path: Path) -> None:
+def test_a_layer_that_shares_the_weight_keeps_it(bridge: LuaBridge, tmp_path: Path) -> None:
     """A new tensor in one of two layers ends the sharing, as in Torch7."""
-    bridge = LuaBridge()
-    bridge.execute(LAYERS)
-    script = "local a, b = my.Unit(3), my.Scale(3); b.weight:set(a.weight); return nn.Sequential():add(a):add(b)"
-    write_t7(tmp_path / "model.t7", bridge.to_object(bridge.execute(script)))
+    script = "local a, b = my.Unit(3), my.Scale(3); b.weight:set(a.weight)"
+    first, second = (bridge.to_object(bridge.execute(f"{script}; return {name}")) for name in "ab")
+    second["weight"] = first["weight"]
+    write_t7(
+        tmp_path / "model.t7", LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([first, second])}))
+    )
     model = load(tmp_path / "model.t7", lua=bridge)
     assert model[0].weight is model[1].weight
     weight = torch.tensor([1.0, 2, 3], dtype=torch.float64)
