@@ -25,6 +25,7 @@ class Fault:
         elements: function of a module and its output that returns a mask of the affected elements, such as
             uninitialized memory. The other elements of the output are compared without them, and no other layer is
             affected. None: the fault affects the complete results.
+        listed: whether the lists of containers contain the affected gradient; ``nn.Container`` omits tables.
     """
 
     compared: tuple[str, ...]
@@ -34,6 +35,7 @@ class Fault:
     spreads: bool = True
     repeated: bool = False
     elements: Callable[[nn.Module, Tensor], Tensor] | None = None
+    listed: bool = True
 
     def applies_to(self, module: nn.Module) -> bool:
         """Return whether a module has the fault in its current mode."""

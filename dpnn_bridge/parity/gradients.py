@@ -42,24 +42,27 @@ def compare_gradients(
     """
     sites = list(registry.parameters(module))
     owners = [id(owner) for owner, _, _ in sites]
-    tensors = isinstance(expected, list) and all(isinstance(e, Tensor) for e in expected)
-    if not tensors or not len(owners) == len(grads) == len(expected):
+    if not isinstance(expected, list) or not len(owners) == len(grads) == len(expected):
         return compare("gradParams", grads, expected, tolerance)
     largest: dict[int, float] = {}
     for owner, grad, e in zip(owners, grads, expected, strict=True):
-        if not isinstance(grad, Tensor) or grad.shape != e.shape:
+        if not isinstance(grad, Tensor) or not isinstance(e, Tensor) or grad.shape != e.shape:
             continue  # a difference of any size
         finite = e[e.isfinite()]
         size = float(finite.abs().max()) if len(finite) else 0.0
         largest[owner] = max(largest.get(owner, tolerance.floor), size)
     found = []
     for i, (owner, grad, e) in enumerate(zip(owners, grads, expected, strict=True)):
+        if not isinstance(e, Tensor):
+            found += compare(f"gradParams[{i + 1}]", grad, e, tolerance)
+            continue
         allowed = replace(tolerance, floor=largest.get(owner, tolerance.floor))
         difference = compare_tensor(f"gradParams[{i + 1}]", grad, e, allowed)
         found.append(difference)
         if not difference.ok:
             sharing = [j for j, site in enumerate(sites) if _parameter(site) is _parameter(sites[i])]
-            parts = {memory[j] if memory else j: expected[j] for j in sharing if expected[j].shape == e.shape}
+            same_shape = [j for j in sharing if isinstance(expected[j], Tensor) and expected[j].shape == e.shape]
+            parts = {memory[j] if memory else j: expected[j] for j in same_shape}
             total = _joined(sites, i, expected)
             if total is None and len(parts) > 1:
                 total = torch.stack([*parts.values()]).sum(0)
@@ -82,9 +85,9 @@ def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) 
 
 
 def memory_of(table: Any) -> list[Any]:
-    """Return storage and offset of each tensor in a Lua list; an empty list for other values."""
-    tensors = table.as_list() if isinstance(table, LuaTable) else []
-    return [(id(t.storage), t.offset) for t in tensors] if all(isinstance(t, LuaTensor) for t in tensors) else []
+    """Return storage and offset of each tensor in a Lua list, and the ID of other elements."""
+    elements = table.as_list() if isinstance(table, LuaTable) else []
+    return [(id(e.storage), e.offset) if isinstance(e, LuaTensor) else id(e) for e in elements]
 
 
 def _parameter(site: ParameterSite) -> Tensor | None:

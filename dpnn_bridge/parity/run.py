@@ -159,7 +159,8 @@ def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
     if experiment.backward and table.get("gradParams") is not None:
         scale = table.get("scale")
         grads = [g if scale is None else g * scale for g in training.parameters(outcome.module)[1]]
-        _count(histogram, grads, to_expected(table["gradParams"]), experiment.gradient_tolerance)
+        for grad, expected in zip(grads, to_expected(table["gradParams"]), strict=False):
+            _count(histogram, grad, expected, experiment.gradient_tolerance)
     return histogram
 
 

@@ -25,12 +25,30 @@ def upgraded(table: LuaTable, module: nn.Module, obj: LuaObject | None) -> LuaTa
     """
     after = table.get("after")
     after = after if isinstance(after, LuaObject) else obj
+    table = _with_tables(table, module)
     changed = {
         "params": _upgraded(table, "params", module, obj),
         "gradParams": _upgraded(table, "gradParams", module, after),
     }
     changed = {name: values for name, values in changed.items() if values is not None}
     return LuaTable([*table.items(), *changed.items()]) if changed else table
+
+
+def _with_tables(table: LuaTable, module: nn.Module) -> LuaTable:
+    """Return a reference whose ``gradParams`` contain a table for each gradient that Torch7's containers omit."""
+    listed = table.get("gradParams")
+    gradients = iter(listed.as_list() if isinstance(listed, LuaTable) else [])
+    omitted = [
+        any(
+            fault.affects(fields.grad_field(name, spec)) and not fault.listed
+            for fault in registry.mapping_of(owner).faults
+        )
+        for owner, name, spec in registry.parameters(module)
+    ]
+    if not any(omitted) or len(listed or ()) != omitted.count(False):
+        return table
+    all_of_them = LuaTable.from_list([LuaTable() if absent else next(gradients) for absent in omitted])
+    return LuaTable([*table.items(), ("gradParams", all_of_them)])
 
 
 def _upgraded(table: LuaTable, name: str, module: nn.Module, obj: LuaObject | None) -> LuaTable | None:

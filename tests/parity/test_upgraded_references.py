@@ -57,3 +57,23 @@ def test_parameters_that_are_no_list_are_another_number(tmp_path: Path) -> None:
     table["params"] = LuaTable(zip(("weight", "bias"), table["params"].as_list(), strict=True))
     write_t7(tmp_path / "model.t7", table["module"])
     assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.DIFFERENT
+
+
+INDEX_LINEAR = Path(__file__).parents[2] / "fixtures" / "nn" / "nn.IndexLinear"
+
+
+@pytest.mark.parametrize("file", sorted(INDEX_LINEAR.glob("*.t7")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("changed", [0.0, 1e-2], ids=["equal", "changed"])
+def test_containers_omit_gradients_that_are_tables(file: Path, changed: float, tmp_path: Path) -> None:
+    """``nn.Container`` flattens the tables of ``parameters()``; IndexLinear's table of gradients has no list part."""
+    table = LuaTable(read_t7(file).items())
+    if "gradParams" not in table:
+        pytest.skip("forward pass only")
+    container = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([table["module"]])}))
+    write_t7(tmp_path / "model.t7", container)
+    (_, bias) = table["gradParams"].as_list()
+    bias.numpy().flat[0] += changed
+    table["gradParams"] = LuaTable.from_list([bias])
+    table["module"] = table["after"] = None
+    result = verify(tmp_path / "model.t7", reference=table)
+    assert result.verdict is (Verdict.DIFFERENT if changed else Verdict.KNOWN), result

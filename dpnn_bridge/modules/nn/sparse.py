@@ -234,7 +234,12 @@ class IndexLinear(nn.Module):
                 "Torch7 returns a gradient of the dense vector, autograd the gradient of the values in the input",
                 spreads=False,
             ),
-            Fault(("gradWeight",), "Torch7 stores a table of rows instead of a gradient tensor", spreads=False),
+            Fault(
+                ("gradWeight",),
+                "Torch7 stores a table of rows instead of a gradient tensor",
+                spreads=False,
+                listed=False,
+            ),
         )
         computed_fields = ("inputSize", "outputSize", "normalize")
         tensors = ("weight", "bias")
