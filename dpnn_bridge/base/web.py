@@ -142,15 +142,12 @@ class _Pages:
     def links(self, url: str) -> list[str]:
         """Return the links of a page as URLs."""
         self._read += 1
+        self._check()  # also for a page without content
         page = bytearray()
         for chunk in chunks(url):
             page += chunk
             self._bytes += len(chunk)
-            if self._read > MAX_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
-                raise T7LimitError(
-                    f"{self._pattern}: its server lists more than {MAX_PAGES:,} folders, more than {LARGEST_PAGES:,} "
-                    f"bytes, or longer than {LONGEST_LISTING} seconds; pass the URLs of the files"
-                )
+            self._check()
         links = (html.unescape(a or b) for a, b in _LINK.findall(page.decode(errors="ignore")))
         found = []
         for link in links:
@@ -158,3 +155,10 @@ class _Pages:
                 with suppress(ValueError):  # not an address, such as http://[
                     found.append(urljoin(url, link.partition("#")[0]))
         return found
+
+    def _check(self) -> None:
+        if self._read > MAX_PAGES or self._bytes > LARGEST_PAGES or time.monotonic() > self._end:
+            raise T7LimitError(
+                f"{self._pattern}: its server lists more than {MAX_PAGES:,} folders, more than {LARGEST_PAGES:,} "
+                f"bytes, or longer than {LONGEST_LISTING} seconds; pass the URLs of the files"
+            )
