@@ -88,7 +88,7 @@ class Reader:
         self._start = 0
         self._last_class = ""
         self._sharing = SharedTables()
-        self._sharers: list[LuaObject] = []  # objects that may have the same table as another object
+        self._sharers: list[LuaObject | LuaFunction] = []  # may have the same table as another one
 
     def read(self) -> Any:
         """Return the next object of the stream.
@@ -101,7 +101,8 @@ class Reader:
         try:
             value = self._read(self._stack)
             sharers, self._sharers = self._sharers, []
-            self._sharing.check((obj.payload for obj in sharers), self.count)
+            tables = (s.upvalues if isinstance(s, LuaFunction) else s.payload for s in sharers)
+            self._sharing.check(tables, self.count)
             return value
         except StreamError as error:
             kind = T7LimitError if isinstance(error, LimitError) else T7FormatError
@@ -248,6 +249,8 @@ class Reader:
         function = LuaFunction(self.stream.string(), type_code=code)
         if index is not None:
             self.register(index, function)
+        if self.stream.peek_int() == TABLE:
+            self._sharers.append(function)
         return self._begin(function, _OneValue(function, "upvalues"))
 
     def _storage(self, index: int, class_name: str) -> LuaStorage:

@@ -1,7 +1,7 @@
 """Reject files in which so many objects share one table of fields that copies of the fields would exhaust memory.
 
-Torch7 writes a separate table for each object. A file can refer to one table from many objects, so that a loop over the
-fields of all objects takes quadratic time.
+Torch7 writes a separate table for each object, and one of upvalues for each function. A file can refer to one table from
+many objects or functions, so that a loop over the fields of all objects takes quadratic time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FIXED_LIMIT, PER_OBJECT = 1 << 16, 16
 
 
 class SharedTables:
-    """Counter for the fields in tables that an object shares with earlier objects."""
+    """Counter for the fields in tables that an object or function shares with earlier ones."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()

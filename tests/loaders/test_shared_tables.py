@@ -10,7 +10,7 @@ import pytest
 import dpnn_bridge
 from dpnn_bridge.errors import T7FormatError, T7LimitError
 from dpnn_bridge.loaders import dumps, loads
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 from dpnn_bridge.outputs import safetensors_file, safetensors_writer
 
 
@@ -37,6 +37,15 @@ def test_a_table_that_contains_its_objects_counts_with_all_of_its_fields() -> No
         table[f"field {i}"] = i
     with pytest.raises(T7LimitError, match="share tables so often"):
         loads(dumps(table))
+
+
+def test_upvalues_that_too_many_functions_share_are_refused() -> None:
+    functions = [LuaFunction(b"") for _ in range(1000)]
+    shared = LuaTable.from_list(functions)
+    for function in functions:
+        function.upvalues = shared
+    with pytest.raises(T7LimitError, match=r"share tables so often that they have 999,000 fields"):
+        loads(dumps(functions[0]))
 
 
 def test_many_objects_with_tables_of_their_own_are_read() -> None:
