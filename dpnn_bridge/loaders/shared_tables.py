@@ -1,7 +1,7 @@
 """Reject files in which so many objects share one table of fields that copies of the fields would exhaust memory.
 
-Torch7 writes a separate table for each object, and one of upvalues for each function. A file can refer to one table from
-many objects or functions, so that a loop over the fields of all objects takes quadratic time.
+Torch7 writes a separate table for each object, and one of upvalues for each function. A file can refer to one table
+from many objects or functions, so that a loop over the fields of all objects takes quadratic time.
 """
 
 from __future__ import annotations
