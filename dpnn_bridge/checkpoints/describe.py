@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeAlias
 
 from typing_extensions import Unpack
@@ -100,9 +100,8 @@ class Description:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, without attributes of nodes that are None."""
-        data = asdict(self)
-        data["nodes"] = [{k: v for k, v in node.items() if v is not None} for node in data["nodes"]]
-        return data
+        nodes = [{k: v for k, v in vars(node).items() if v is not None} for node in self.nodes]
+        return {f.name: nodes if f.name == "nodes" else getattr(self, f.name) for f in fields(self)}
 
     def lines(self, verbose: bool = False) -> Iterator[str]:
         """Return the description as lines of text, without terminal control sequences."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from dpnn_bridge.base import remote
 from dpnn_bridge.batch import executors
 from dpnn_bridge.batch.manifest import Manifest, last_lines
 from dpnn_bridge.cli.convert import convert_command
+from dpnn_bridge.cli.terminal import executor_of
 from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError, T7Error, VerificationError
 from dpnn_bridge.files.converting import is_converted
@@ -153,6 +155,24 @@ def test_a_scheduler_that_ends_ends_its_calls(tmp_path: Path) -> None:
         cluster.close()
         with pytest.raises(ConnectionError, match="the Dask scheduler has ended"):
             waiting.result(60)
+
+
+def test_commands_print_no_log_messages_of_dask() -> None:
+    """Its client logs a traceback if the scheduler ends."""
+    distributed = pytest.importorskip("distributed", reason="optional extra is not installed")
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    client = logging.getLogger("distributed.client")
+    client.addHandler(handler)
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None, silence_logs=50) as cluster,
+        executor_of(cluster.scheduler_address),
+    ):
+        client.critical("within the command")
+    client.critical("after it")
+    client.removeHandler(handler)
+    assert logged == ["after it"]
 
 
 def test_a_scheduler_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
