@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dpnn_bridge import load, write_t7
+from dpnn_bridge import convert, load, write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 MEAN = """
@@ -76,3 +78,48 @@ def test_a_buffer_of_the_backward_pass_follows(sandbox: bool, tmp_path: Path) ->
     for count in (1, 2):
         model(torch.ones(2, 3, dtype=torch.float64, requires_grad=True)).sum().backward()
         assert model.state_dict()["seen"].tolist() == [count] * 3
+
+
+EXPANDED = """
+require 'nn'
+my = my or {}
+local Mask, parent = torch.class('my.Mask', 'nn.Module')
+function Mask:updateOutput(x)
+   self.last, self.mask = (self.mask or x):clone(), x:narrow(2, 1, 1):gt(0):typeAs(x):expandAs(x)
+   self.output = torch.cmul(x, self.mask)
+   return self.output
+end
+function Mask:updateGradInput(x, g) self.gradInput = torch.cmul(g, self.mask); return self.gradInput end
+"""
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
+@pytest.mark.parametrize("expanded", [True, False], ids=["expanded", "replaced by one"])
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_a_state_dict_with_an_expanded_field_is_loaded(
+    sandbox: bool, expanded: bool, suffix: str, tmp_path: Path
+) -> None:
+    if sandbox and sys.platform != "linux":
+        pytest.skip("the sandbox needs Linux")
+    (tmp_path / "mask.lua").write_text(EXPANDED)
+    options: Any = {"lua": [tmp_path / "mask.lua"], "sandbox": "partial" if sandbox else False}
+    values = torch.tensor([[5.0], [7.0]], dtype=torch.float64)
+    field = LuaTensor.from_numpy(values.expand(2, 3).contiguous().numpy())
+    if expanded:
+        column = LuaTensor.from_numpy(values.numpy())
+        field = LuaTensor(column.class_name, (2, 3), (1, 0), 0, column.storage)
+    last = LuaTensor.from_numpy(torch.zeros(2, 3).double().numpy())
+    write_t7(tmp_path / "m.t7", LuaObject("my.Mask", LuaTable({"mask": field, "last": last}.items())))
+    convert(tmp_path / "m.t7", path := tmp_path / f"again{suffix}", **options, force=True)
+    model, other = load(path, **options), load(tmp_path / "m.t7", **options)
+    x = torch.tensor([[1.0, 2, 3], [-1, 2, 3]], dtype=torch.float64)
+    other.load_state_dict(model.state_dict())
+    for m in (model, other):
+        torch.testing.assert_close(m(x), x * torch.tensor([[1.0], [0.0]], dtype=torch.float64))
+        torch.testing.assert_close(m.state_dict()["last"], values.expand(2, 3))  # the field of the file
+    model.load_state_dict(other.state_dict())
+    copy.deepcopy(model).load_state_dict(other.state_dict())
+    assert model.state_dict().keys() == {"mask", "last"}
+    model.load_state_dict({"mask": torch.tensor([[8.0], [9]]).expand(2, 3), "last": torch.zeros(2, 3)})
+    model(x)
+    assert model.state_dict()["last"].tolist() == [[8.0] * 3, [9.0] * 3]  # Lua had the loaded values
