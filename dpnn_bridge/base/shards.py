@@ -69,7 +69,7 @@ def read_index(index: Path) -> Index:
 
 def _is_name(name: str) -> bool:
     """Return whether a string is a file name without a folder."""
-    return Path(name).name == name and name.isprintable() and len(name.encode()) <= LONGEST_NAME
+    return Path(name).name == name and "\0" not in name and len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def shards_of(index: Path) -> list[Path]:
