@@ -149,20 +149,24 @@ def is_small(value: Any) -> bool:
 
     def size(value: Any) -> int:
         nonlocal entries
-        if isinstance(value, (str, bytes)):
-            entries += len(value) // _CHARACTERS_PER_VALUE
-            return 1 + len(value) // _CHARACTERS_PER_VALUE
-        if not isinstance(value, (dict, list, tuple, torch.Tensor)):
-            return 1
-        if id(value) in sizes:
+        if id(value) in sizes:  # the file contains it once
             return sizes[id(value)]
-        if isinstance(value, torch.Tensor):
-            entries += min(value.numel(), storage_elements(value))  # the file contains an expanded element once
-            sizes[id(value)] = max(1, value.numel())
+        if isinstance(value, (str, bytes)):
+            own = total = len(value) // _CHARACTERS_PER_VALUE
+        elif isinstance(value, int):
+            own = total = value.bit_length() // (3 * _CHARACTERS_PER_VALUE)
+        elif isinstance(value, torch.Tensor):
+            own = min(value.numel(), storage_elements(value))  # nor does it repeat an expanded element
+            total = value.numel()
+        elif isinstance(value, dict):
+            own, total = len(value), sum(map(size, (*value, *value.values())))
+        elif isinstance(value, (list, tuple)):
+            own, total = len(value), sum(map(size, value))
         else:
-            entries += len(value)
-            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
-        return sizes[id(value)]
+            own = total = 0
+        entries += own
+        sizes[id(value)] = 1 + total
+        return 1 + total
 
     return size(value) <= MAX_VALUES + PER_ENTRY * entries
 

@@ -22,6 +22,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7FormatError
 from dpnn_bridge.outputs import pt_file, safetensors_file
+from dpnn_bridge.outputs.container import is_small
 
 NODES: list[Any] = [
     {"object": "nn.Identity", "version": 1, "payload": [1], "header": []},
@@ -480,6 +481,33 @@ def test_shared_lists_are_not_printed_as_often_as_they_are_used(where: str, tmp_
     with pytest.raises(DpnnBridgeError, match=r"a list|a shared table too often"):
         dpnn_bridge.load(tmp_path / "m.pt")
     assert time.process_time() - start < 5
+
+
+TEXT = "x" * 40_000
+SHARED = {
+    "string": [TEXT] * 20_000,
+    "bytes": [TEXT.encode()] * 20_000,
+    "key": [{TEXT: i} for i in range(20_000)],
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_shared_text_counts_as_often_as_it_is_printed(kind: str, tmp_path: Path) -> None:
+    torch.save(content(metadata={"source": SHARED[kind]}), tmp_path / "m.pt")
+    with pytest.raises(T7FormatError, match="a shared table too often"):
+        dpnn_bridge.load(tmp_path / "m.pt")
+
+
+def test_a_shared_number_counts_with_its_digits() -> None:
+    """A pickle may contain it once."""
+    assert not is_small([10**600] * 50_000)
+    assert is_small([10**600 + i for i in range(50_000)])
+
+
+def test_texts_of_their_own_do_not_count_as_shared(tmp_path: Path) -> None:
+    texts = {f"{i:05}" * 200: f"{i:05}" * 300 for i in range(10_000)}
+    write(tmp_path / "m.pt", content(metadata={"source": texts}))
+    assert dpnn_bridge.load(tmp_path / "m.pt") is not None
 
 
 def test_every_cut_of_a_pt_file(tmp_path: Path) -> None:
