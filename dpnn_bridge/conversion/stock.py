@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, normalize_weight, weight_hooks, weight_norms
 from dpnn_bridge.conversion.stale import arguments_of, is_stock
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import COPY_AGAIN, ConversionError
 from dpnn_bridge.objects import LuaObject
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: prefix of the class name of such a layer in a ``.pt`` file
 PREFIX = "pytorch.nn."
+#: Python modules of layers that contain modules, which are never stored; some constructors copy a module n times
+_CONTAINERS = ("torch.nn.modules.container", "torch.nn.modules.transformer")
 
 
 class StockLayer(LuaClass):
@@ -45,6 +47,8 @@ class StockLayer(LuaClass):
                 "this version of PyTorch has no such layer; install the version that wrote the file, or a newer one",
                 obj,
             )
+        if kind.__module__ in _CONTAINERS:
+            raise ctx.error(f"a layer that contains modules is not stored by its arguments; {COPY_AGAIN}", obj)
         tensors = {key: tensor_of(obj, key, ctx).torch() for key in obj["passed"].split()}
         layer = kind(**{key: _tuples(value) for key, value in parse_json(obj["arguments"]).items()}, **tensors)
         for tensor, dim in parse_json(obj.get("weight_norm", "{}")).items():

@@ -18,7 +18,7 @@ from typing import Any
 
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, shortened
-from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
@@ -37,6 +37,8 @@ MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_MODULES = ("torch.legacy.nn", "dpnn_bridge.legacy")
 #: number of bytes at the start of a pickle in which these names are searched
 HEADER_SIZE = 1 << 16
+#: maximum number of characters of all strings, counted at each use: a constant, and per byte of the pickle's file
+FIXED_CHARACTERS, CHARACTERS_PER_BYTE = 1 << 20, 16
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def read(file: LocalFile) -> Any:
     source = FileSource(file.path, file.name)
     try:
         value = _read_zip(file.path, source) if source.read(0, 2) == b"PK" else _read_old_format(source)
-        return _Graph().value(value)
-    except (NotT7Error, T7FormatError):
+        return _Graph(source).value(value)
+    except T7Error:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -373,12 +375,28 @@ def _check_dimensions(sizes: Any) -> Any:
 class _Graph(LuaGraph):
     """Converter of the content of a pickle to Lua objects."""
 
+    def __init__(self, source: FileSource) -> None:
+        super().__init__()
+        self._name, self._characters_left = source.name, FIXED_CHARACTERS + CHARACTERS_PER_BYTE * source.size
+
+    def _start(self, value: Any) -> Any:
+        if isinstance(value, (str, bytes)):
+            self._take(len(value))
+        return super()._start(value)
+
+    def _take(self, characters: int) -> None:
+        """Count the text of a value, which a pickle contains once for all its uses, and a ``.t7`` file for each."""
+        self._characters_left -= characters
+        if self._characters_left < 0:
+            raise T7LimitError("the pickle uses its strings too often", source=self._name)
+
     def describe(self, value: Any) -> LuaDescription | None:
         if not isinstance(value, InertObject):
             return None
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):
             state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
+        self._take(len(type(value).class_name))
         class_name, version, header = type(value).class_name, state.pop("_version", None), state.pop("_header", ())
         return LuaDescription(f"nn.{class_name}", class_name, state, version, header)
 

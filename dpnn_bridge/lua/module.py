@@ -207,11 +207,12 @@ class LuaModule(LuaFunctionality, Placeholder):
     def _follow(self) -> None:
         """Let parameters and buffers share the memory of tensors that Lua has put in their place."""
         replaced = self.bridge.followed(self.lua, self._fields, self._shared)
-        for i, ((kind, attribute), value) in enumerate(zip(self._state, self._shared, strict=True)):
-            if kind and attribute in self._buffers and (i in replaced or is_expanded(value)):
-                self._buffers[attribute] = unexpanded(replaced.get(i, value))
         for i, value in replaced.items():
             self._shared[i] = value
+        for i, ((kind, attribute), value) in enumerate(zip(self._state, self._shared, strict=True)):
+            if kind and attribute in self._buffers and (i in replaced or is_expanded(value)):
+                self._buffers[attribute] = unexpanded(value)
+        for i, value in replaced.items():
             kind, attribute = self._state[i]
             if kind or (parameter := self._parameters.get(attribute)) is None:
                 continue

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.compare import verdict
@@ -113,7 +114,7 @@ def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any
     found = verdicts.get(node.path)
     tensors = [
         {
-            "name": t.name,
+            "name": shortened(t.name),
             "shape": "×".join(map(str, t.shape)) or "number",
             "range": "" if t.low is None or t.high is None else f"{t.low:.4g} to {t.high:.4g}, mean {t.mean:.4g}",
             "histogram": t.histogram,
@@ -124,12 +125,12 @@ def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any
         "path": node.path or "the model",
         "label": label_lines(node),
         "kind": node.kind,
-        "lua": node.lua_class,
-        "torch": node.torch_class,
-        "name": node.name,
+        "lua": shortened(node.lua_class),
+        "torch": shortened(node.torch_class),
+        "name": shortened(node.name),
         "parameters": node.parameters,
-        "settings": node.settings,
-        "fields": {k: v if isinstance(v, (bool, int, str)) else float(f"{v:.6g}") for k, v in node.fields.items()},
+        "settings": shortened(node.settings, 500),
+        "fields": {shortened(k): _displayed(v) for k, v in node.fields.items()},
         "input": node.input,
         "output": node.output,
         "tensors": tensors,
@@ -138,6 +139,12 @@ def _layers(node: ModelNode, verdicts: dict[str, LayerVerdict]) -> dict[str, Any
         "edges": node.edges,
         "children": [_layers(child, verdicts) for child in node.children],
     }
+
+
+def _displayed(value: float | str) -> float | str:
+    if isinstance(value, str):
+        return shortened(value)
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def _rows(layer: dict[str, Any], depth: int = 0) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -72,7 +72,7 @@ class ModelNode:
         fields: Lua fields that contain numbers, strings or booleans.
         input, output: shapes, if the model ran on an example.
         tensors: parameters and buffers, without those of submodules.
-        children: submodules; a further occurrence of a module is a node without children.
+        children: submodules; a further occurrence of a module is a node without children, tensors and fields.
         edges: data flow between children and the input and output of the container; empty if it is defined by the code
             of the class.
         kind: a key of :data:`~dpnn_bridge.pictures.kinds.KINDS`, such as ``convolution``.
@@ -134,9 +134,11 @@ class _Builder:
         histograms: bool,
     ) -> None:
         self.shapes, self.fields, self.names, self.histograms = shapes, fields, names, histograms
-        self._seen: set[int] = set()
+        self._first: dict[int, ModelNode] = {}
 
     def node(self, module: nn.Module, path: str) -> ModelNode:
+        if (first := self._first.get(id(module))) is not None:
+            return replace(first, path=path, fields={}, tensors=[], children=[], edges=[])
         record = record_of(module)
         node = ModelNode(
             path,
@@ -149,9 +151,7 @@ class _Builder:
             *self.shapes.get(id(module), ("", "")),
         )
         node.kind, node.form = kind_of(module), form_of(module)
-        if id(module) in self._seen:
-            return node
-        self._seen.add(id(module))
+        self._first[id(module)] = node
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         node.tensors = [_summary(n, t, self.histograms) for n, t in own]
         children = self._children(module, path)

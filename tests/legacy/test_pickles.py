@@ -23,7 +23,7 @@ from click.testing import CliRunner
 import dpnn_bridge
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
-from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError
+from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.legacy import nn
 from dpnn_bridge.legacy.pickles import MAGIC, contains_legacy, read
 from dpnn_bridge.loaders.origin import LocalFile
@@ -367,6 +367,26 @@ def test_what_is_small_in_a_pickle_stays_small(body: bytes, tmp_path: Path) -> N
         read(LocalFile(tmp_path / "x.pth", "x.pth", []))
     assert len(str(raised.value)) < 500
     assert time.process_time() - start < 2
+
+
+LONG = b"X" + struct.pack("<I", 60_000) + b"x" * 60_000
+USED_OFTEN = {
+    "string": LONG + b"q\1" + b"0](" + b"h\1" * 3000 + b"e",
+    "field": LONG
+    + b"q\1"
+    + b"0ctorch.legacy.nn\nTanh\n)\x81}("
+    + b"".join(b"U\4%04dh\1" % i for i in range(1000))
+    + b"ub",
+    "key": LONG + b"q\1" + b"0](" + b"}h\1Ns" * 3000 + b"e",
+    "class": b"ctorch.legacy.nn\n" + b"x" * 60_000 + b"\nq\1" + b"0](" + b"h\1)\x81}b" * 3000 + b"e",
+}
+
+
+@pytest.mark.parametrize("kind", USED_OFTEN)
+def test_a_string_counts_at_each_use(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(old_format(b"\x80\x02" + USED_OFTEN[kind] + b".", []) + b"torch.legacy.nn")
+    with pytest.raises(T7LimitError, match="uses its strings too often"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
 
 
 REFUSED = {

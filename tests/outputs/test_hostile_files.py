@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.errors import DpnnBridgeError, NotT7Error, T7FormatError
+from dpnn_bridge.errors import ConversionError, DpnnBridgeError, NotT7Error, T7FormatError
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs import pt_file, safetensors_file
 from dpnn_bridge.outputs.container import is_small
 
@@ -502,6 +503,16 @@ def test_a_shared_number_counts_with_its_digits() -> None:
     """A pickle may contain it once."""
     assert not is_small([10**600] * 50_000)
     assert is_small([10**600 + i for i in range(50_000)])
+
+
+@pytest.mark.parametrize("layer", ["TransformerDecoder", "TransformerEncoder", "Sequential"])
+def test_a_layer_with_modules_is_not_built_from_arguments(layer: str) -> None:
+    """PyTorch copies the layer that it gets, here a number, a billion times."""
+    name = f"{layer.removeprefix('Transformer').lower()}_layer"
+    arguments = json.dumps({name: 1, "num_layers": 10**9})
+    fields = LuaTable({"arguments": arguments, "passed": "", "train": True})
+    with pytest.raises(ConversionError, match="a layer that contains modules is not stored by its arguments"):
+        dpnn_bridge.to_torch(LuaObject(f"pytorch.nn.{layer}", fields))
 
 
 def test_texts_of_their_own_do_not_count_as_shared(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from conftest import FIXTURES, RESIDUAL, manifest
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import modules
+from dpnn_bridge import modules, to_torch
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.modules.nn import ConcatTable, GModule, GraphNode
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.pictures import kinds, model_graph, page, to_dot, to_mermaid
 
 LENET = FIXTURES / "samples" / "torch-demos__mnist_convnet" / "model.t7"
@@ -227,3 +227,9 @@ def test_a_long_name_that_nodes_share_is_shortened_for_each() -> None:
     assert len(page(graph, "m")) < 600_000
     assert len(repr(model)) < 20_000
     assert {node.name[:3] for node in graph.children} == {"nnn"}
+
+
+def test_a_long_name_of_a_layer_that_is_used_often_is_shortened_for_each_use() -> None:
+    layer = LuaObject("nn.Tanh", LuaTable({"name": "n" * 100_000, "train": True}))
+    model = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([layer] * 50), "train": True}))
+    assert len(page(model_graph(to_torch(model)), "m")) < 500_000
