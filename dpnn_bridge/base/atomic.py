@@ -170,6 +170,10 @@ def after_writing(written: StrPath) -> Iterator[None]:
         text = f"{written} was written, but {str(error).removesuffix(_NOTHING_WRITTEN)}"
         error.args = (text, *error.args[1:])
         raise
+    except OSError as error:
+        raise as_package_error(
+            error, OutputError, f"{written} was written, but the files cannot be described"
+        ) from error
 
 
 # ---------------------------------------------------------------------- writing

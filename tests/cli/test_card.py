@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -79,6 +81,18 @@ def test_a_card_that_another_program_writes_meanwhile_is_kept(tmp_path: Path, mo
     assert result.exit_code == 6, result.output
     assert result.stderr == "error: a.pt was written, but c.md exists; use --force to replace it\n"
     assert (tmp_path / "c.md").read_text() == "license: mit"
+
+
+def test_an_input_that_fails_after_the_output_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "small.t7")
+
+    dpnn_bridge.write_t7(tmp_path / "small.t7", nn.Sequential(nn.Linear(2, 2)))
+    monkeypatch.setattr("dpnn_bridge.conversion.report.sha256_of", failing)
+    result = converted(tmp_path, monkeypatch, "small.t7 a.pt --report r.json")
+    written = "a.pt was written, but the files cannot be described"
+    assert result.stderr.startswith(f"error: small.t7: {written}: input/output error")
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix in (".pt", ".json")) == ["a.pt"]
 
 
 @pytest.mark.parametrize(
