@@ -86,24 +86,6 @@ def restore(shape: Any, tensors: list[Any]) -> Any:
     return shape[0]
 
 
-def is_expanded(tensor: torch.Tensor) -> bool:
-    """Return whether elements of a tensor share memory, so that PyTorch cannot copy values into it."""
-    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-def unexpanded(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor, or a copy of it if its elements share memory."""
-    return tensor.contiguous() if is_expanded(tensor) else tensor
-
-
-def assign(target: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy values to a tensor of Lua; of those for elements that share memory, the first is taken."""
-    for dim, (size, stride) in enumerate(zip(target.shape, target.stride(), strict=True)):
-        if size > 1 and stride == 0:
-            target, value = target.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
-    target.copy_(value)
-
-
 def _entry(table: Any, key: Any) -> Any:
     """Return the value at a key of a Lua table, given as a list or dict; None if the key is missing."""
     if isinstance(table, list):

@@ -35,6 +35,10 @@ _WORK_BUFFERS = ("finput", "fgradInput", "columns", "ones")
 _TO_STDERR = Path(__file__).with_name("prelude") / "to_stderr.lua"
 
 
+def _is_expanded(tensor: torch.Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 class LuaBridge:
     """Runs Lua code that was written for Torch7, on PyTorch tensors.
 
@@ -302,10 +306,14 @@ class LuaBridge:
         return None if live["updateGradInput"] is None else LuaCriterion(self, live)
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
-        """Return names of parameters, parameters, their gradients, and (name, tensor) pairs of the other state."""
+        """Return names of parameters, parameters, their gradients, and (name, tensor) pairs of the other state.
+
+        Expanded tensors are views of other state, or are computed in each call. They are no state, because PyTorch
+        cannot copy values into them.
+        """
         names, weights, gradients = self.call(self.helper("parameters"), obj)
         buffers = self.call(self.helper("buffers"), obj)
-        return names, weights, gradients, [tuple(pair) for pair in buffers]
+        return names, weights, gradients, [(name, value) for name, value in buffers if not _is_expanded(value)]
 
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """Return the tensors that Lua has put in the place of others, as in ``self.m = self.m * 2``, by their index.
@@ -324,7 +332,7 @@ class LuaBridge:
         count, buffers = fields.count(""), dict(replaced)
         now = [*(weights if len(weights) == count else [None] * count), *map(buffers.get, fields[count:])]
         return {
-            i: value
+            i: value.contiguous() if _is_expanded(value) else value
             for i, (value, old) in enumerate(zip(now, tensors, strict=True))
             if isinstance(value, torch.Tensor)
             and (value.shape, value.dtype) == (old.shape, old.dtype)

@@ -27,7 +27,6 @@ from dpnn_bridge.conversion.registry import ZOO, discover
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.loaders import loads
 from dpnn_bridge.loaders.t7_writer import dumps
-from dpnn_bridge.lua.autograd import assign
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.confinement import confine
 from dpnn_bridge.lua.messages import error_text
@@ -263,7 +262,7 @@ class Server:
     def do_push(self, number: int, changed: dict[int, torch.Tensor]) -> None:
         tensors, copies = self._shared[number]
         for i, value in changed.items():
-            assign(tensors[i], value)
+            tensors[i].copy_(value)
             copies[i].copy_(value)
 
     def do_forward(self, number: int, obj: Any, input: Any) -> Any:

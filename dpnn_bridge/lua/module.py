@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +13,7 @@ from torch.autograd.graph import increment_version
 
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
-from dpnn_bridge.lua.autograd import (
-    Forward,
-    LuaFunctionality,
-    ObjectBridge,
-    assign,
-    flatten,
-    is_expanded,
-    read_answers,
-    restore,
-    same,
-    unexpanded,
-)
+from dpnn_bridge.lua.autograd import Forward, LuaFunctionality, ObjectBridge, flatten, read_answers, restore, same
 from dpnn_bridge.objects import LuaObject
 
 
@@ -117,9 +107,9 @@ class LuaModule(LuaFunctionality, Placeholder):
         for name, value in buffers:
             attribute = _attribute(name)
             if attribute in self._buffers:
-                self._buffers[attribute] = unexpanded(value)
+                self._buffers[attribute] = value
             elif first and not hasattr(self, attribute):
-                self.register_buffer(attribute, unexpanded(value))
+                self.register_buffer(attribute, value)
             self._state.append(("buffer", attribute))
 
     def _free_attribute(self, name: str, bound: dict[str, None], last: dict[str, int]) -> str:
@@ -140,8 +130,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         """Return the synchronized tensors: parameters, then buffers, in the order of ``state_of``.
 
         If Python has replaced the memory of a tensor (``load_state_dict(assign=True)``, ``parameter.data = …``), the
-        values are copied to Lua's memory first, and the tensor uses Lua's memory again. A buffer that is expanded in
-        Lua always has memory of its own.
+        values are copied to Lua's memory first, and the tensor uses Lua's memory again.
         """
         tensors = [self._buffers.get(n) if kind else self._parameters.get(n) for kind, n in self._state]
         for own, shared in zip(tensors, self._shared, strict=True):
@@ -150,9 +139,8 @@ class LuaModule(LuaFunctionality, Placeholder):
             if own.shape != shared.shape:
                 sizes = f"{list(own.shape)} in Python and {list(shared.shape)} in Lua"
                 raise LuaBridgeError(f"a tensor of {self.class_name} has the sizes {sizes}: do not change its shape")
-            assign(shared, own.detach())
-            if not is_expanded(shared):
-                own.data = shared
+            shared.copy_(own.detach())
+            own.data = shared
         return tensors
 
     @property
@@ -206,17 +194,15 @@ class LuaModule(LuaFunctionality, Placeholder):
 
     def _follow(self) -> None:
         """Let parameters and buffers share the memory of tensors that Lua has put in their place."""
-        replaced = self.bridge.followed(self.lua, self._fields, self._shared)
-        for i, value in replaced.items():
+        for i, value in self.bridge.followed(self.lua, self._fields, self._shared).items():
             self._shared[i] = value
-        for i, ((kind, attribute), value) in enumerate(zip(self._state, self._shared, strict=True)):
-            if kind and attribute in self._buffers and (i in replaced or is_expanded(value)):
-                self._buffers[attribute] = unexpanded(value)
-        for i, value in replaced.items():
             kind, attribute = self._state[i]
-            if kind or (parameter := self._parameters.get(attribute)) is None:
+            if kind:
+                if attribute in self._buffers:
+                    self._buffers[attribute] = value
+            elif (parameter := self._parameters.get(attribute)) is None:
                 continue
-            if attribute in self.shared_names:  # the other layers keep the old tensor, as in Torch7
+            elif attribute in self.shared_names:  # the other layers keep the old tensor, as in Torch7
                 self._parameters[attribute] = nn.Parameter(value, parameter.requires_grad)
                 self.shared_names = self.shared_names - {attribute}
             else:
@@ -281,6 +267,8 @@ class LuaModule(LuaFunctionality, Placeholder):
             # the memo is for modules that share the parameter, and for an optimizer that is copied with the module
             ours = memo.setdefault(id(theirs), copied._parameters[name])
             copied._parameters[name] = ours.requires_grad_(theirs.requires_grad)
+        for name in self._buffers.keys() - copied._buffers.keys():  # Lua has an expanded tensor in its place now
+            copied.register_buffer(name, copy.deepcopy(self._buffers[name], memo))
         for name in copied._buffers.keys() & self._buffers.keys():
             memo[id(self._buffers[name])] = copied._buffers[name]
         return copied
