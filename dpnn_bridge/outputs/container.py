@@ -41,7 +41,7 @@ from torch import nn
 from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY
+from dpnn_bridge.conversion.budget import PER_ENTRY
 from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.flat import set_places, stored_places
 from dpnn_bridge.conversion.lua_context import LuaConversion
@@ -61,6 +61,8 @@ FORMAT = "dpnn_bridge"
 VERSION = 1
 #: characters of a string that count as one value in :func:`is_small`
 _CHARACTERS_PER_VALUE = 16
+#: number of values that any file may have
+_MAX_SIZE = 1 << 21
 
 
 def pack(module: nn.Module, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -149,26 +151,26 @@ def is_small(value: Any) -> bool:
 
     def size(value: Any) -> int:
         nonlocal entries
+        if not isinstance(value, (str, bytes, dict, list, tuple, torch.Tensor)):
+            return 1 + (value.bit_length() // (3 * _CHARACTERS_PER_VALUE) if isinstance(value, int) else 0)
         if id(value) in sizes:  # the file contains it once
             return sizes[id(value)]
         if isinstance(value, (str, bytes)):
             own = total = len(value) // _CHARACTERS_PER_VALUE
-        elif isinstance(value, int):
-            own = total = value.bit_length() // (3 * _CHARACTERS_PER_VALUE)
+            if not own:
+                return 1
         elif isinstance(value, torch.Tensor):
             own = min(value.numel(), storage_elements(value))  # nor does it repeat an expanded element
             total = value.numel()
         elif isinstance(value, dict):
             own, total = len(value), sum(map(size, (*value, *value.values())))
-        elif isinstance(value, (list, tuple)):
-            own, total = len(value), sum(map(size, value))
         else:
-            own = total = 0
+            own, total = len(value), sum(map(size, value))
         entries += own
         sizes[id(value)] = 1 + total
         return 1 + total
 
-    return size(value) <= MAX_VALUES + PER_ENTRY * entries
+    return size(value) <= _MAX_SIZE + PER_ENTRY * entries
 
 
 def meta_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
