@@ -16,11 +16,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dpnn_bridge.base.exclusive import process_wide
-from dpnn_bridge.base.reading import causing_disk_error
+from dpnn_bridge.base.reading import causing_disk_error, retry_eagain
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 if sys.platform != "win32":  # on Windows, folders of killed programs remain
@@ -118,13 +119,18 @@ def _can_lock(descriptor: int) -> bool:
     return False
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    return folder
+
+
 def _make_folder(parent: Path) -> Path:
     with _lock:
         while True:
             folder = parent / f".dpnn-{secrets.token_hex(8)}"
             _folders[folder] = None  # before it exists, so that a signal handler removes it
             try:
-                folder.mkdir(mode=0o700)
+                retry_eagain(partial(_made, folder), str(folder))
             except BaseException:
                 del _folders[folder]
                 raise

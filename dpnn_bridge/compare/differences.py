@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.base.display import keys_text, printable, summarized
+from dpnn_bridge.base.display import keys_text, printable, shortened, summarized
 from dpnn_bridge.compare.limited import take_comparison, without_repeats
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import VerificationError
@@ -167,7 +167,7 @@ def compare(name: str, actual: Any, expected: Any, tolerance: Tolerance | None =
     if isinstance(expected, dict):
         if not isinstance(actual, dict) or actual.keys() != expected.keys():
             return [mismatch(name, actual, f"a dict with {keys_text(expected)}")]
-        return [d for k, e in expected.items() for d in compare(f"{name}.{k}", actual[k], e, tolerance)]
+        return [d for k, e in expected.items() for d in compare(f"{name}.{shortened(str(k))}", actual[k], e, tolerance)]
     if isinstance(expected, Tensor):
         return [compare_tensor(name, actual, expected, tolerance)]
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
