@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch import nn
+
 from dpnn_bridge.conversion.fields import Field, grad_field
+from dpnn_bridge.conversion.lua_class import ParameterSite, PlainModule
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.sharing import Sharing
 from dpnn_bridge.conversion.ties import Site
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+
+class InLua(PlainModule):
+    """The mapping for modules that run in Lua, and for placeholders."""
+
+    @classmethod
+    def parameters(
+        cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
+    ) -> Iterator[ParameterSite]:
+        names = module.listed_names if isinstance(module, Placeholder) else ()
+        return ((module, name, Field(name)) for name in names or cls.fields_of(module))
 
 
 def share_parameters(module: Placeholder, obj: LuaObject, sharing: Sharing) -> None:

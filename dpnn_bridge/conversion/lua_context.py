@@ -163,7 +163,7 @@ class LuaConversion(LuaContext):
         new = record_of(module) is None
         stock = not self.compose and StockLayer.stores(module)
         mapping = StockLayer if stock else registry.mapping_of(module)
-        if mapping is lua_class.PlainModule:
+        if issubclass(mapping, lua_class.PlainModule):
             raise ConversionError(
                 f"no Lua class is registered for this torch module; {_advice(module)}", class_name=type(module).__name__
             )

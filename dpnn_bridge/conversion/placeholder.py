@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -21,9 +21,12 @@ class Placeholder(nn.Module):
         path: path of the Lua object, for messages.
         mapped_by: the user's mapping that converted the class when the file was written, see ``registry.mapped_by``.
         shared_names: names of the parameters that other layers share.
+        listed_names: names of the parameters in the order of Torch7's ``parameters()``, which may list one several
+            times; empty unless the module runs in Lua.
     """
 
     shared_names: frozenset[str] = frozenset()
+    listed_names: Sequence[str] = ()
 
     def __init__(self, obj: LuaObject, path: str, mapped_by: str = "") -> None:
         super().__init__()

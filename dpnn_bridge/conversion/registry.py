@@ -41,7 +41,9 @@ from dpnn_bridge.base.exclusive import Exclusive
 from dpnn_bridge.base.lazy_exports import importing
 from dpnn_bridge.conversion.constructor import settings_repr
 from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.in_lua import InLua
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, PlainModule, torch_types
+from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stock import PREFIX, StockLayer
 from dpnn_bridge.conversion.tracing import record_as_leaf
 from dpnn_bridge.errors import ConversionError
@@ -352,7 +354,7 @@ def mapping_of(module: nn.Module) -> type[LuaClass]:
         found = next((mapping for mapping in candidates if mapping.represents(module)), None)
         if found is not None:
             return found
-    return PlainModule
+    return InLua if isinstance(module, Placeholder) else PlainModule
 
 
 def parameters(module: nn.Module) -> Iterator[ParameterSite]:
@@ -390,9 +392,7 @@ def torch_name(mapping: type[LuaClass]) -> str:
 
 def nearest_name(name: str) -> str | None:
     """Return the registered Lua name most similar to ``name``, for error messages; None if none is similar."""
-    if len(name) > 100:
-        return None
-    known = known_names()
+    known = known_names() if len(name) <= 100 else {}
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
         return close[0]
     tail = name.rpartition(".")[2]

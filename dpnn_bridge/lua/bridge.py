@@ -305,15 +305,17 @@ class LuaBridge:
             return self.wrap(live)
         return None if live["updateGradInput"] is None else LuaCriterion(self, live)
 
-    def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[torch.Tensor], list[tuple[str, Any]]]:
-        """Return names of parameters, parameters, their gradients, and (name, tensor) pairs of the other state.
+    def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[int], list[tuple[str, Any]]]:
+        """Return names of parameters, parameters, their order, and (name, tensor) pairs of the other state.
+
+        The order contains the number of each parameter, from 1, as often as ``obj:parameters()`` lists it.
 
         Expanded tensors are views of other state, or are computed in each call. They are no state, because PyTorch
         cannot copy values into them.
         """
-        names, weights, gradients = self.call(self.helper("parameters"), obj)
+        names, weights, order = self.call(self.helper("parameters"), obj)
         buffers = self.call(self.helper("buffers"), obj)
-        return names, weights, gradients, [(name, value) for name, value in buffers if not _is_expanded(value)]
+        return names, weights, order, [(name, value) for name, value in buffers if not _is_expanded(value)]
 
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """Return the tensors that Lua has put in the place of others, as in ``self.m = self.m * 2``, by their index.

@@ -250,11 +250,11 @@ class Server:
     # ---- modules; the parent has copies of their tensors
 
     def do_state_of(self, number: int, obj: Any) -> Any:
-        names, weights, gradients, buffers = self.bridge.state_of(obj)
+        names, weights, order, buffers = self.bridge.state_of(obj)
         tensors = [*weights, *(value for _, value in buffers)]
         self._shared[number] = [tensors, [t.clone() for t in tensors]]
         self._fields[number] = [*[""] * len(weights), *(name for name, _ in buffers)]
-        return names, weights, gradients, buffers
+        return names, weights, order, buffers
 
     def do_temporary(self, obj: Any) -> list[str]:
         return self.bridge.temporary(obj)

@@ -86,7 +86,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         Args:
             first: register the buffers too; later calls only update them.
         """
-        names, weights, _, buffers = self.bridge.state_of(self.lua)
+        names, weights, order, buffers = self.bridge.state_of(self.lua)
         bound: dict[str, None] = {}
         last: dict[str, int] = {}
         for name, weight in zip(names, weights, strict=True):
@@ -101,6 +101,7 @@ class LuaModule(LuaFunctionality, Placeholder):
                 existing.grad = None if gradient is None else gradient.to(weight.dtype)
         self._names = list(bound)
         self._lua_fields = dict(zip(bound, names, strict=True))
+        self.listed_names = [self._names[int(n) - 1] for n in order]
         self._state = [("", n) for n in self._names]
         self._shared = [*weights, *(value for _, value in buffers)]
         self._fields = [*[""] * len(weights), *(name for name, _ in buffers)]  # empty for parameters

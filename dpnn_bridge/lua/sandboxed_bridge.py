@@ -122,11 +122,11 @@ class SandboxedBridge(LuaBridge):
         return self._ask("new", class_name, args)
 
     def state_of(self, obj: Any) -> Any:
-        names, weights, gradients, buffers = self._ask("state_of", obj.number, obj)
+        names, weights, order, buffers = self._ask("state_of", obj.number, obj)
         buffers = [(str(name), value) for name, value in buffers]
         self._remote_tensors[obj.number] = [t.clone() for t in (*weights, *(value for _, value in buffers))]
         weakref.finalize(obj, self._remote_tensors.pop, obj.number, None)
-        return [str(n) for n in names], weights, gradients, buffers
+        return [str(n) for n in names], weights, [int(n) for n in order], buffers
 
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         return self._replaced.pop(obj.number, {})

@@ -310,13 +310,15 @@ def test_only_modules_of_known_classes_are_converted(bridge: LuaBridge) -> None:
     ("state", "names"),
     [
         (
-            (["forward", "_parameters", ""], [torch.ones(2)] * 3, [torch.ones(2)] * 3, []),
+            (["forward", "_parameters", ""], [torch.ones(2)] * 3, [1, 2, 3], []),
             ["forward_", "_parameters_", "_"],
         ),
-        ((["weight"], [torch.ones(2, dtype=torch.int64)], [torch.ones(2)], [("", torch.ones(1))]), ["weight"]),
+        ((["weight"], [torch.ones(2, dtype=torch.int64)], [1, 1.0], [("", torch.ones(1))]), ["weight"]),
         ((["weight"], [], [], []), None),
         (None, None),
-        (([1], [torch.ones(2)], [torch.ones(2)], []), None),
+        (([1], [torch.ones(2)], [1], []), None),
+        ((["weight"], [torch.ones(2)], [2], []), None),
+        ((["weight"], [torch.ones(2)], "x", []), None),
     ],
 )
 def test_any_state_is_a_module_or_one_error(state: Any, names: list[str] | None) -> None:
@@ -333,7 +335,7 @@ def test_any_state_is_a_module_or_one_error(state: Any, names: list[str] | None)
 @pytest.mark.parametrize("answer", [None, 5])
 def test_any_gradient_is_one_error(answer: Any) -> None:
     bridge: Any = types.SimpleNamespace(
-        state_of=lambda obj: (["weight"], [torch.ones(2)], [torch.ones(2)], []),
+        state_of=lambda obj: (["weight"], [torch.ones(2)], [1], []),
         copy_to_lua=lambda value: value,
         copy_from_lua=torch.clone,
         type_of=lambda obj: "nn.X",

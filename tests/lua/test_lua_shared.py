@@ -14,9 +14,10 @@ from torch import nn
 pytest.importorskip("lupa")
 
 import dpnn_bridge
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 DOUBLED = """
 require 'nn'
@@ -188,3 +189,48 @@ def test_a_built_in_class_around_a_layer_in_lua_says_why_it_cannot_be_built(brid
     dpnn_bridge.write_t7(tmp_path / "a.t7", obj)
     with pytest.raises(UnsupportedClassError, match=r"it contains a module that runs in Lua .* next to the Lua file"):
         dpnn_bridge.load(tmp_path / "a.t7", lua=bridge)
+
+
+@pytest.mark.parametrize("form", [".pt", ".t7", ".safetensors"])
+def test_gradients_that_layers_share_are_shared_in_a_t7_written_from(
+    form: str, bridge: LuaBridge, tmp_path: Path
+) -> None:
+    model = _loaded(bridge, SHARED, tmp_path / "a.t7")
+    dpnn_bridge.save(tmp_path / f"b{form}", model)
+    dpnn_bridge.write_t7(tmp_path / "c.t7", dpnn_bridge.load(tmp_path / f"b{form}", lua=bridge))
+    layers = dpnn_bridge.read_t7(tmp_path / "c.t7")["modules"].as_list()
+    first, _, second, again, last = (layer["gradWeight"] if "gradWeight" in layer else None for layer in layers)
+    assert first.storage is second.storage is again.storage is last.storage
+
+
+DUAL = """
+require 'nn'
+my = my or {}
+local Dual, parent = torch.class('my.Dual', 'nn.Module')  -- two towers that share a weight
+function Dual:__init() parent.__init(self); self.weight, self.gradWeight = torch.range(1, 3), torch.zeros(3) end
+function Dual:parameters() return {self.weight, self.weight}, {self.gradWeight, self.gradWeight} end
+function Dual:updateOutput(x) self.output = torch.cmul(x, self.weight:view(1, 3):expandAs(x)); return self.output end
+function Dual:updateGradInput(x, g)
+   self.gradInput = torch.cmul(g, self.weight:view(1, 3):expandAs(g))
+   return self.gradInput
+end
+function Dual:accGradParameters(x, g, s) self.gradWeight:add(torch.cmul(x, g):sum(1):view(-1)) end
+"""
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-3])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_weight_that_lua_lists_twice_is_compared_twice(inside: bool, error: float, tmp_path: Path) -> None:
+    (tmp_path / "dual.lua").write_text(DUAL)
+    bridge = LuaBridge()
+    bridge.execute(DUAL)
+    model = bridge.to_object(bridge.execute("return my.Dual()"))
+    if inside:
+        model = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([model])}))
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    x, ones, weight = torch.rand(4, 3).double(), torch.ones(4, 3).double(), torch.arange(1, 4).double()
+    results = {"input": x, "output": x * weight, "gradOutput": ones, "gradInput": ones * weight}
+    gradients = LuaTable.from_list([LuaTensor.from_numpy((x.sum(0) + e).numpy()) for e in (0, error)])
+    table = LuaTable({**{k: LuaTensor.from_numpy(v.numpy()) for k, v in results.items()}, "gradParams": gradients})
+    result = dpnn_bridge.verify(tmp_path / "m.t7", reference=table, lua=[tmp_path / "dual.lua"])
+    assert result.verdict is (Verdict.DIFFERENT if error else Verdict.EQUAL), result

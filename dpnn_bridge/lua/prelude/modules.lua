@@ -75,30 +75,31 @@ local function location(tensor)
 end
 
 -- module:parameters() with each parameter once, because a module may be in a container twice or share memory with another. The second
--- result is the list of each parameter's gradients, of which there are several if they do not share memory.
+-- result is the list of each parameter's gradients, of which there are several if they do not share memory. The third result is the
+-- order in which module:parameters() lists them, some several times.
 local function parameters(module)
    local weights, gradients = module:parameters()
-   local unique, groups, index, seen = {}, {}, {}, {}
+   local unique, groups, index, seen, order = {}, {}, {}, {}, {}
    for i, weight in ipairs(weights or {}) do
       local at = location(weight)
       if not index[at] then
          index[at] = #unique + 1
          unique[#unique + 1], groups[#groups + 1], seen[#seen + 1] = weight, {}, {}
       end
+      order[i] = index[at]
       local group, known, gradient = groups[index[at]], seen[index[at]], gradients and gradients[i]
       local where = gradient and location(gradient)
       if gradient and not known[where] then
          group[#group + 1], known[where] = gradient, true
       end
    end
-   return unique, groups
+   return unique, groups, order
 end
 
--- names, tensors and gradients of module:parameters(); a name is the path of the first field that contains the tensor
+-- names and tensors of module:parameters(), and their order; a name is the path of the first field that contains the tensor
 function bridge.parameters(module)
-   local weights, groups = parameters(module)
-   local names, gradients, found, seen = {}, {}, {}, {}
-   for i, group in ipairs(groups) do gradients[i] = group[1] or weights[i].new() end
+   local weights, _, order = parameters(module)
+   local names, found, seen = {}, {}, {}
    local function search(object, path)
       if seen[object] then return end
       seen[object] = true
@@ -112,7 +113,7 @@ function bridge.parameters(module)
    end
    search(module, '')
    for i, weight in ipairs(weights) do names[i] = found[torch.pointer(weight)] or 'parameter' .. i end
-   return names, weights, gradients
+   return names, weights, order
 end
 
 -- {name, tensor} of the other tensors of a module's state at any depth, such as running means, without parameters
