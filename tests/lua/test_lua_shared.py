@@ -192,14 +192,12 @@ def test_a_built_in_class_around_a_layer_in_lua_says_why_it_cannot_be_built(brid
 
 
 @pytest.mark.parametrize("form", [".pt", ".t7", ".safetensors"])
-def test_gradients_that_layers_share_are_shared_in_a_t7_written_from(
-    form: str, bridge: LuaBridge, tmp_path: Path
-) -> None:
+def test_shared_gradients_stay_shared_in_a_t7_written_from(form: str, bridge: LuaBridge, tmp_path: Path) -> None:
     model = _loaded(bridge, SHARED, tmp_path / "a.t7")
     dpnn_bridge.save(tmp_path / f"b{form}", model)
     dpnn_bridge.write_t7(tmp_path / "c.t7", dpnn_bridge.load(tmp_path / f"b{form}", lua=bridge))
     layers = dpnn_bridge.read_t7(tmp_path / "c.t7")["modules"].as_list()
-    first, _, second, again, last = (layer["gradWeight"] if "gradWeight" in layer else None for layer in layers)
+    first, _, second, again, last = (layer.get("gradWeight") for layer in layers)
     assert first.storage is second.storage is again.storage is last.storage
 
 
