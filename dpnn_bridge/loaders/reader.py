@@ -249,8 +249,7 @@ class Reader:
         function = LuaFunction(self.stream.string(), type_code=code)
         if index is not None:
             self.register(index, function)
-        if self.stream.peek_int() == TABLE:
-            self._sharers.append(function)
+        self._sharers.append(function)
         return self._begin(function, _OneValue(function, "upvalues"))
 
     def _storage(self, index: int, class_name: str) -> LuaStorage:

@@ -239,6 +239,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         """Return the names of buffers that may be temporary memory of nn's code, which PyTorch does not write."""
         return {_attribute(name) for name in self.bridge.temporary(self.lua)} & self._buffers.keys()
 
+    @read_answers
     def train(self, mode: bool = True) -> LuaModule:
         """Set training or evaluation mode, also in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)

@@ -159,8 +159,10 @@ def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
     if experiment.backward and table.get("gradParams") is not None:
         scale = table.get("scale")
         grads = [g if scale is None else g * scale for g in training.parameters(outcome.module)[1]]
-        for grad, expected in zip(grads, to_expected(table["gradParams"]), strict=False):
-            _count(histogram, grad, expected, experiment.gradient_tolerance)
+        expected = to_expected(table["gradParams"])
+        pairs = zip(grads, expected, strict=False) if isinstance(expected, list) else [(grads, expected)]
+        for grad, gradient in pairs:
+            _count(histogram, grad, gradient, experiment.gradient_tolerance)
     return histogram
 
 

@@ -37,7 +37,7 @@ def upgraded(table: LuaTable, module: nn.Module, obj: LuaObject | None) -> LuaTa
 def _with_tables(table: LuaTable, module: nn.Module) -> LuaTable:
     """Return a reference whose ``gradParams`` contain a table for each gradient that Torch7's containers omit."""
     listed = table.get("gradParams")
-    gradients = iter(listed.as_list() if isinstance(listed, LuaTable) else [])
+    gradients = listed.as_list() if isinstance(listed, LuaTable) else []
     omitted = [
         any(
             fault.affects(fields.grad_field(name, spec)) and not fault.listed
@@ -45,10 +45,11 @@ def _with_tables(table: LuaTable, module: nn.Module) -> LuaTable:
         )
         for owner, name, spec in registry.parameters(module)
     ]
-    if not any(omitted) or len(listed or ()) != omitted.count(False):
+    if not any(omitted) or len(gradients) != omitted.count(False):
         return table
-    all_of_them = LuaTable.from_list([LuaTable() if absent else next(gradients) for absent in omitted])
-    return LuaTable([*table.items(), ("gradParams", all_of_them)])
+    left = iter(gradients)
+    complete = LuaTable.from_list([LuaTable() if absent else next(left) for absent in omitted])
+    return LuaTable([*table.items(), ("gradParams", complete)])
 
 
 def _upgraded(table: LuaTable, name: str, module: nn.Module, obj: LuaObject | None) -> LuaTable | None:

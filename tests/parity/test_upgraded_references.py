@@ -77,3 +77,16 @@ def test_containers_omit_gradients_that_are_tables(file: Path, changed: float, t
     table["module"] = table["after"] = None
     result = verify(tmp_path / "model.t7", reference=table)
     assert result.verdict is (Verdict.DIFFERENT if changed else Verdict.KNOWN), result
+
+
+@pytest.mark.parametrize(
+    "value", [5.0, True, "x", LuaTable({"weight": 1.0})], ids=["number", "boolean", "string", "table"]
+)
+@pytest.mark.parametrize(
+    "file", [next(INDEX_LINEAR.glob("*batch__double*")), FIXTURE], ids=["IndexLinear", "convolution"]
+)
+def test_gradients_that_are_no_list_are_different(file: Path, value: object, tmp_path: Path) -> None:
+    table = LuaTable(read_t7(file).items())
+    write_t7(tmp_path / "model.t7", table["module"])
+    table["gradParams"] = value
+    assert verify(tmp_path / "model.t7", reference=table).verdict is Verdict.DIFFERENT
