@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: prefix of the class name of such a layer in a ``.pt`` file
 PREFIX = "pytorch.nn."
-#: Python module of layers that contain modules, which are never stored; constructors copy an argument n times
-_TRANSFORMERS = "torch.nn.modules.transformer"
+#: Python modules of layers that contain modules, which are never stored; constructors create n of them
+_WITH_MODULES = ("torch.nn.modules.transformer", "torch.nn.modules.adaptive")
 
 
 class StockLayer(LuaClass):
@@ -47,7 +47,7 @@ class StockLayer(LuaClass):
                 "this version of PyTorch has no such layer; install the version that wrote the file, or a newer one",
                 obj,
             )
-        if kind.__module__ == _TRANSFORMERS:
+        if kind.__module__ in _WITH_MODULES:
             raise ctx.error(f"a layer that contains modules is not stored by its arguments; {COPY_AGAIN}", obj)
         tensors = {key: tensor_of(obj, key, ctx).torch() for key in obj["passed"].split()}
         layer = kind(**{key: _tuples(value) for key, value in parse_json(obj["arguments"]).items()}, **tensors)

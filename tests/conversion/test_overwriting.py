@@ -41,6 +41,19 @@ def test_a_branch_that_overwrites_the_input_of_all(name: str) -> None:
     assert notes(branches(lua("nn.Sequential", lua("nn.Tanh"), relu()), identity)) == []
 
 
+def test_a_sum_that_overwrites_the_input_of_all_branches() -> None:
+    def block(*branches: LuaObject, inplace: bool = True) -> LuaObject:
+        return lua("nn.Sequential", lua("nn.ConcatTable", *branches), lua("nn.CAddTable", inplace=inplace))
+
+    tanh, identity = lua("nn.Tanh"), lua("nn.Identity")
+    assert notes(block(identity, tanh)) == ["modules[2] (nn.CAddTable)"]
+    assert notes(block(lua("nn.Sequential", identity, lua("nn.Sequential")), tanh)) == ["modules[2] (nn.CAddTable)"]
+    assert notes(block(tanh, identity)) == []  # overwrites a result of its own
+    assert notes(block(identity, tanh, inplace=False)) == []
+    assert notes(block(identity)) == []
+    assert notes(block(lua("nn.Sequential", identity, lua("nn.Tanh")), lua("nn.Tanh"))) == []
+
+
 def test_a_dropout_overwrites_nothing_in_evaluation() -> None:
     dropout = {"p": 0.5, "v2": True, "inplace": True}
     for train, expected in ((True, ["modules[1] (nn.Dropout)"]), (False, [])):

@@ -505,7 +505,7 @@ def test_a_shared_number_counts_with_its_digits() -> None:
     assert is_small([10**600 + i for i in range(50_000)])
 
 
-@pytest.mark.parametrize("layer", ["TransformerDecoder", "TransformerEncoder"])
+@pytest.mark.parametrize("layer", ["TransformerDecoder", "TransformerEncoder", "AdaptiveLogSoftmaxWithLoss"])
 def test_a_layer_with_modules_is_not_built_from_arguments(layer: str) -> None:
     """PyTorch copies the layer that it gets, here a number, a billion times."""
     name = f"{layer.removeprefix('Transformer').lower()}_layer"

@@ -21,7 +21,7 @@ from dpnn_bridge.modules.nn.arithmetic import joined
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
-from dpnn_bridge.modules.nn.overwriting import note_branches
+from dpnn_bridge.modules.nn.overwriting import note_branches, note_shortcuts
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
 
 fx.wrap("joined")
@@ -31,6 +31,11 @@ fx.wrap("joined")
 class Sequential(LuaClass):
     torch_type = nn.Sequential
     container = True
+
+    @classmethod
+    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        note_shortcuts(obj, ctx)
+        return super().build(obj, ctx)
 
 
 class Branches(LuaClass):

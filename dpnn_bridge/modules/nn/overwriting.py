@@ -7,6 +7,7 @@ results differ from Torch7's in this case.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from dpnn_bridge.conversion import registry
@@ -89,6 +90,34 @@ def note_branches(obj: LuaObject, ctx: TorchContext) -> None:
     found = [(f"modules[{number}]", _overwriter(branch)) for number, branch in enumerate(branches, 1)]
     if len(branches) > 1:
         _note(ctx, [(path, layer) for path, layer in found if layer is not None])
+
+
+def note_shortcuts(obj: LuaObject, ctx: TorchContext) -> None:
+    """Add a note about sums that overwrite the input of all branches, which the first branch returns as it is."""
+    modules = obj["modules"].as_list() if isinstance(obj.get("modules"), LuaTable) else []
+    found = []
+    for number, (table, layer) in enumerate(pairwise(modules), 2):
+        is_table = isinstance(table, LuaObject) and table.class_name == "nn.ConcatTable"
+        branches = table["modules"].as_list() if is_table and isinstance(table.get("modules"), LuaTable) else []
+        if len(branches) > 1 and _returns_input(branches[0]) and (overwriter := _overwriter(layer)) is not None:
+            found.append((f"modules[{number}]", overwriter))
+    _note(ctx, found)
+
+
+def _returns_input(obj: Any) -> bool:
+    """Return whether the output of a branch shares memory with its input."""
+    queue = [obj]
+    for _ in range(_MAX_CHAIN):
+        if not queue:
+            return True
+        part = queue.pop()
+        if not isinstance(part, LuaObject):
+            return False
+        if part.class_name == "nn.Sequential" and isinstance(part.get("modules"), LuaTable):
+            queue += part["modules"].as_list()
+        elif part.class_name not in _ALIASES:
+            return False
+    return False
 
 
 def note_nodes(nodes: Sequence[Step], modules: Sequence[LuaObject | None], ctx: TorchContext) -> None:
