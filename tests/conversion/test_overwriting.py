@@ -47,7 +47,9 @@ def test_a_sum_that_overwrites_the_input_of_all_branches() -> None:
 
     tanh, identity = lua("nn.Tanh"), lua("nn.Identity")
     assert notes(block(identity, tanh)) == ["modules[2] (nn.CAddTable)"]
-    assert notes(block(lua("nn.Sequential", identity, lua("nn.Sequential")), tanh)) == ["modules[2] (nn.CAddTable)"]
+    assert notes(block(lua("nn.Sequential", identity, lua("nn.Sequential", identity)), tanh)) == [
+        "modules[2] (nn.CAddTable)"
+    ]
     assert notes(block(tanh, identity)) == []  # overwrites a result of its own
     assert notes(block(identity, tanh, inplace=False)) == []
     assert notes(block(identity)) == []
