@@ -16,7 +16,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -119,18 +118,13 @@ def _can_lock(descriptor: int) -> bool:
     return False
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(mode=0o700)
-    return folder
-
-
 def _make_folder(parent: Path) -> Path:
     with _lock:
         while True:
             folder = parent / f".dpnn-{secrets.token_hex(8)}"
             _folders[folder] = None  # before it exists, so that a signal handler removes it
             try:
-                retry_eagain(partial(_made, folder), str(folder))
+                retry_eagain(lambda new=folder: new.mkdir(mode=0o700) or new, str(folder))
             except BaseException:
                 del _folders[folder]
                 raise

@@ -20,6 +20,7 @@ from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.legacy.fields import only_pytorch
+from dpnn_bridge.legacy.file_part import FilePart
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.hash_flood import SAFE
@@ -92,37 +93,13 @@ def read(file: LocalFile) -> Any:
 
 
 # ---------------------------------------------------------------------- the two formats
-class _FilePart:
-    """A byte range of a source with the interface of an open file."""
-
-    def __init__(self, source: FileSource, start: int = 0, size: int | None = None) -> None:
-        self._source, self.position = source, start
-        self._stop = source.size if size is None else start + size
-        self._buffer, self._first = b"", 0
-
-    def read(self, size: int) -> bytes:
-        size = min(size, self._stop - self.position)
-        if self.position < self._first or self.position + size > self._first + len(self._buffer):
-            self._first = self.position
-            self._buffer = self._source.read(self.position, min(max(size, HEADER_SIZE), self._stop - self.position))
-        data = self._buffer[self.position - self._first :][:size]
-        self.position += len(data)
-        return data
-
-    def readline(self) -> bytes:
-        start = self.position
-        line = self.read(HEADER_SIZE).partition(b"\n")[0] + b"\n"
-        self.position = min(start + len(line), self._stop)
-        return line
-
-
 def _read_old_format(source: FileSource) -> Any:
     """Read the format of PyTorch before 1.6, which is not a ZIP archive.
 
     A file contains several pickles (magic number, version, properties of the machine, the content, the keys of the
     storages) and then the elements of each storage.
     """
-    file, offsets = _FilePart(source), dict[str, int]()
+    file, offsets = FilePart(source), dict[str, int]()
     header = [_Unpickler(file, source, offsets).load() for _ in range(3)]
     if header[0] != MAGIC or header[1] != 1001 or not isinstance(header[2], dict):
         raise T7FormatError("the pickle does not begin like a file of torch.save", source=source.name)
@@ -148,7 +125,7 @@ def _read_zip(path: Path, source: FileSource) -> Any:
         raise T7FormatError("the pickle was written by a machine with another byte order", source=source.name)
     offsets = {name.removeprefix("data/"): r.start for name, r in found.items() if name.startswith("data/")}
     record = found["data.pkl"]
-    unpickler = _Unpickler(_FilePart(source, record.start, record.size), source, offsets)
+    unpickler = _Unpickler(FilePart(source, record.start, record.size), source, offsets)
     value = unpickler.load()
     for key, storage in unpickler.storages.items():
         if unpickler.bytes_of(key, storage.size) > found[f"data/{key}"].size:
@@ -194,7 +171,7 @@ class _Unpickler(pickle._Unpickler):  # the version in Python, whose memo alloca
     dispatch: Any = dict(pickle._Unpickler.dispatch)
     stack: Any
 
-    def __init__(self, file: _FilePart, source: FileSource, offsets: dict[str, int]) -> None:
+    def __init__(self, file: FilePart, source: FileSource, offsets: dict[str, int]) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
         self._source, self._offsets = source, offsets
         self._classes: dict[str, type[InertObject]] = {}
