@@ -20,9 +20,9 @@ from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.legacy.fields import only_pytorch
-from dpnn_bridge.legacy.file_part import FilePart
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.loaders.encoding import Encoding
+from dpnn_bridge.loaders.file_part import FilePart
 from dpnn_bridge.loaders.hash_flood import SAFE
 from dpnn_bridge.loaders.origin import LocalFile
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, MAX_REPEATED
