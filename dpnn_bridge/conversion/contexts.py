@@ -137,7 +137,7 @@ class LuaContext(Protocol):
         """Return the Lua class of one tensor of ``module``."""
         ...
 
-    def writes_gradient(self, module: nn.Module, name: str) -> bool:
+    def writes_gradient(self, module: nn.Module, name: str, spec: Field) -> bool:
         """Return whether to write a field's gradient; False for modules without gradients (``accUpdateOnly``)."""
         ...
 

@@ -38,6 +38,15 @@ def share_parameters(module: Placeholder, obj: LuaObject, sharing: Sharing) -> N
         module._gradients[leaf] = sharing.join(site, owner[name], gradient)
 
 
+def with_gradient_in_lua(root: nn.Module) -> set[int]:
+    """Return the IDs of parameters whose gradient modules that run in Lua share with other modules.
+
+    A file without gradients contains these, because a module in Lua always has gradients.
+    """
+    modules = [m for m in root.modules() if isinstance(m, Placeholder)]
+    return {id(m._parameters[name]) for m in modules for name in m.shared_names if not m._gradients.get(name)}
+
+
 def link_tensors(module: Placeholder, obj: LuaObject, tensors: dict[tuple[Any, ...], LuaTensor]) -> None:
     """Give the object of a module that runs in Lua the tensors of other objects for the same parameters.
 

@@ -231,7 +231,7 @@ class LuaClass(Hooks):
             if tensor is None:
                 continue
             fields[name] = ctx.tensor(module, name, spec)
-            if is_parameter(module, spec.attribute) and ctx.writes_gradient(module, name):
+            if is_parameter(module, spec.attribute) and ctx.writes_gradient(module, name, spec):
                 fields[grad_field(name, spec)] = ctx.gradient(module, name, spec)
         for name, attribute in cls.members.items():
             member = getattr(module, attribute)

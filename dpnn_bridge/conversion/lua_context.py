@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.customized import overridden, written_as
 from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
-from dpnn_bridge.conversion.in_lua import link_tensors
+from dpnn_bridge.conversion.in_lua import link_tensors, with_gradient_in_lua
 from dpnn_bridge.conversion.lua_values import lua_storage, new_tensor, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import with_current_weights
 from dpnn_bridge.conversion.placeholder import Placeholder
@@ -80,6 +80,7 @@ class LuaConversion(LuaContext):
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
         self._is_inside = False
+        self._in_lua: set[int] = set()
         self._copies: dict[tuple[Any, ...], list[nn.Module]] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
@@ -98,6 +99,7 @@ class LuaConversion(LuaContext):
     def _convert_model(self, root: nn.Module) -> LuaObject:
         self.root, self.inferred = root, None
         self._decide_types(root)
+        self._in_lua = with_gradient_in_lua(root)
         self._is_inside = True
         try:
             return self.to_lua(root)
@@ -317,9 +319,11 @@ class LuaConversion(LuaContext):
             return self.tensor_type or self._model_type or self._default_type
         return self.class_of(tensor, module)
 
-    def writes_gradient(self, module: nn.Module, name: str) -> bool:
+    def writes_gradient(self, module: nn.Module, name: str, spec: Field) -> bool:
         record = record_of(module)
         if record is not None and record.gradients.get(name):  # else the file would not show that they are not shared
+            return True
+        if id(fields.get_tensor(module, spec.attribute)) in self._in_lua:
             return True
         return self.gradients and not (record is not None and record.fields.get("accUpdate"))
 

@@ -57,13 +57,9 @@ class _Entry:
         return index.reshape(-1)
 
     def number_of(self, gradient: Any) -> int:
-        """Return the index of this gradient's memory region; new regions get the next index.
-
-        A module without a gradient, as in a file without gradients, has the first one.
-        """
-        if not isinstance(gradient, LuaTensor) or not gradient.size:
-            return 0
-        return self.gradients.setdefault(region_of(gradient), len(self.gradients))
+        """Return the index of this gradient's memory region; new regions get the next index."""
+        region = region_of(gradient) if isinstance(gradient, LuaTensor) and gradient.size else None
+        return self.gradients.setdefault(region, len(self.gradients))
 
 
 class Sharing:

@@ -201,6 +201,20 @@ def test_shared_gradients_stay_shared_in_a_t7_written_from(form: str, bridge: Lu
     assert first.storage is second.storage is again.storage is last.storage
 
 
+@pytest.mark.parametrize("form", [".pt", ".t7", ".safetensors"])
+def test_gradients_that_layers_do_not_share_stay_apart(form: str, bridge: LuaBridge, tmp_path: Path) -> None:
+    script = (
+        "local a, b = nn.Linear(3, 3), my.Doubled(3, 3); b:share(a, 'weight'); return nn.Sequential():add(a):add(b)"
+    )
+    dpnn_bridge.save(tmp_path / f"b{form}", _loaded(bridge, script, tmp_path / "a.t7"))
+    model = dpnn_bridge.load(tmp_path / f"b{form}", lua=bridge)
+    assert model[0].weight is model[1].weight
+    dpnn_bridge.write_t7(tmp_path / "c.t7", model)
+    first, second = dpnn_bridge.read_t7(tmp_path / "c.t7")["modules"].as_list()
+    assert first["weight"].storage is second["weight"].storage
+    assert first["gradWeight"].storage is not second["gradWeight"].storage
+
+
 DUAL = """
 require 'nn'
 my = my or {}
