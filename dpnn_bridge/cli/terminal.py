@@ -374,10 +374,13 @@ def executor_of(dask: str | None, plugins: Sequence[Any] = ()) -> Iterator[Any]:
     """Yield the executor of the option ``--dask`` for calls with these plugins; None without the option."""
     from dpnn_bridge.batch.executors import dask_executor
 
+    if dask is None:
+        yield None
+        return
     client = logging.getLogger("distributed.client")
     disabled, client.disabled = client.disabled, True  # the calls report a scheduler that ends
     try:
-        with dask_executor(dask, plugins) if dask is not None else nullcontext() as executor:
+        with dask_executor(dask, plugins) as executor:
             yield executor
     finally:
         client.disabled = disabled

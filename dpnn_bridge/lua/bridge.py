@@ -320,8 +320,8 @@ class LuaBridge:
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """Return the tensors that Lua has put in the place of others, as in ``self.m = self.m * 2``, by their index.
 
-        A tensor of another size or type does not take the place, so that a ``state_dict`` fits a new model. In a
-        sandbox there are none, because it sends the new values.
+        A tensor of another size or type does not take the place, so that a ``state_dict`` fits a new model. A sandbox
+        has sent them with the results of the last call.
 
         Args:
             obj: the object.

@@ -239,15 +239,18 @@ class LuaModule(LuaFunctionality, Placeholder):
         """Return the names of buffers that may be temporary memory of nn's code, which PyTorch does not write."""
         return {_attribute(name) for name in self.bridge.temporary(self.lua)} & self._buffers.keys()
 
-    @read_answers
     def train(self, mode: bool = True) -> LuaModule:
         """Set training or evaluation mode, also in Lua with ``module:training()`` or ``module:evaluate()``."""
         nn.Module.train(self, mode)
+        self._train_in_lua(mode)
+        return self
+
+    @read_answers
+    def _train_in_lua(self, mode: bool) -> None:
         self.bridge.push(self.lua, self._tensors())
         self.bridge.method(self.lua, "training" if mode else "evaluate")
         self.bridge.pull(self.lua, self._tensors())
         self._follow()
-        return self
 
     def forget_own(self) -> None:
         """Reset the state that rnn's modules keep between calls; a field called ``forget`` is no method."""

@@ -38,12 +38,15 @@ def _with_tables(table: LuaTable, module: nn.Module) -> LuaTable:
     """Return a reference whose ``gradParams`` contain a table for each gradient that Torch7's containers omit."""
     listed = table.get("gradParams")
     gradients = listed.as_list() if isinstance(listed, LuaTable) else []
+    sites = list(registry.parameters(module))
+    if len(gradients) >= len(sites):
+        return table
     omitted = [
         any(
             fault.affects(fields.grad_field(name, spec)) and not fault.listed
             for fault in registry.mapping_of(owner).faults
         )
-        for owner, name, spec in registry.parameters(module)
+        for owner, name, spec in sites
     ]
     if not any(omitted) or len(gradients) != omitted.count(False):
         return table

@@ -12,8 +12,10 @@ from torch import nn
 from dpnn_bridge import to_lua
 from dpnn_bridge.conversion import convert_object
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.modules.nn.overwriting import note_shortcuts
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 
 def notes(model: LuaObject, **options: Any) -> list[str]:
@@ -54,6 +56,24 @@ def test_a_sum_that_overwrites_the_input_of_all_branches() -> None:
     assert notes(block(identity, tanh, inplace=False)) == []
     assert notes(block(identity)) == []
     assert notes(block(lua("nn.Sequential", identity, lua("nn.Tanh")), lua("nn.Tanh"))) == []
+
+
+def test_a_table_that_many_sums_follow_is_looked_at_a_few_times() -> None:
+    class Counted(LuaTable):
+        read = 0
+
+        def get(self, *arguments: Any) -> Any:
+            type(self).read += 1
+            return super().get(*arguments)
+
+        def as_list(self) -> list[Any]:
+            type(self).read += len(self)
+            return super().as_list()
+
+    branches = LuaObject("nn.ConcatTable", LuaTable({"modules": Counted.from_list([lua("nn.Identity")] * 1000)}))
+    model = LuaObject("nn.Sequential", LuaTable({"modules": LuaTable.from_list([branches] * 100)}))
+    note_shortcuts(model, TorchConversion(Options()))
+    assert Counted.read <= 100
 
 
 def test_a_dropout_overwrites_nothing_in_evaluation() -> None:

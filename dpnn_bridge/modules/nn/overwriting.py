@@ -6,7 +6,7 @@ results differ from Torch7's in this case.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -36,21 +36,33 @@ class Step(Protocol):
         ...
 
 
-def _overwriter(obj: Any) -> LuaObject | None:
-    """Return the layer inside a module that overwrites the module's input, or None."""
+def _parts(obj: Any) -> Iterator[Any]:
+    """Yield a module, or the modules in its nested sequences in their order; None after too many."""
     queue = [obj]
     for _ in range(_MAX_CHAIN):
-        obj = queue.pop()
-        if not isinstance(obj, LuaObject):
-            return None
-        if obj.get("inplace") is True and obj.class_name != "nn.CReLU":  # nn.CReLU overwrites only its own buffer
-            if not _is_idle(obj):
-                return obj
-        elif obj.class_name == "nn.Sequential" and isinstance(obj.get("modules"), LuaTable):
-            queue += [obj["modules"].get(n) for n in range(_MAX_CHAIN, 0, -1) if n in obj["modules"]]
-        elif obj.class_name not in _ALIASES:
-            return None
         if not queue:
+            return
+        part = queue.pop()
+        if isinstance(part, LuaObject) and part.class_name == "nn.Sequential" and _has_modules(part):
+            queue += [part["modules"].get(n) for n in range(_MAX_CHAIN, 0, -1) if n in part["modules"]]
+        else:
+            yield part
+    yield None
+
+
+def _has_modules(obj: LuaObject) -> bool:
+    return isinstance(obj.get("modules"), LuaTable)
+
+
+def _overwriter(obj: Any) -> LuaObject | None:
+    """Return the layer inside a module that overwrites the module's input, or None."""
+    for part in _parts(obj):
+        if not isinstance(part, LuaObject):
+            return None
+        if part.get("inplace") is True and part.class_name != "nn.CReLU":  # nn.CReLU overwrites only its own buffer
+            if not _is_idle(part):
+                return part
+        elif part.class_name not in _ALIASES:
             return None
     return None
 
@@ -86,7 +98,7 @@ def _follows_option(layer: LuaObject) -> bool:
 
 def note_branches(obj: LuaObject, ctx: TorchContext) -> None:
     """Add a note about branches of a container that overwrite the input of all branches."""
-    branches = obj["modules"].as_list() if isinstance(obj.get("modules"), LuaTable) else []
+    branches = obj["modules"].as_list() if _has_modules(obj) else []
     found = [(f"modules[{number}]", _overwriter(branch)) for number, branch in enumerate(branches, 1)]
     if len(branches) > 1:
         _note(ctx, [(path, layer) for path, layer in found if layer is not None])
@@ -94,30 +106,20 @@ def note_branches(obj: LuaObject, ctx: TorchContext) -> None:
 
 def note_shortcuts(obj: LuaObject, ctx: TorchContext) -> None:
     """Add a note about sums that overwrite the input of all branches, which the first branch returns as it is."""
-    modules = obj["modules"].as_list() if isinstance(obj.get("modules"), LuaTable) else []
+    modules = obj["modules"].as_list() if _has_modules(obj) else []
     found = []
     for number, (table, layer) in enumerate(pairwise(modules), 2):
-        is_table = isinstance(table, LuaObject) and table.class_name == "nn.ConcatTable"
-        branches = table["modules"].as_list() if is_table and isinstance(table.get("modules"), LuaTable) else []
-        if len(branches) > 1 and _returns_input(branches[0]) and (overwriter := _overwriter(layer)) is not None:
+        if _returns_input_first(table) and (overwriter := _overwriter(layer)) is not None:
             found.append((f"modules[{number}]", overwriter))
     _note(ctx, found)
 
 
-def _returns_input(obj: Any) -> bool:
-    """Return whether the output of a branch shares memory with its input."""
-    queue = [obj]
-    for _ in range(_MAX_CHAIN):
-        if not queue:
-            return True
-        part = queue.pop()
-        if not isinstance(part, LuaObject):
-            return False
-        if part.class_name == "nn.Sequential" and isinstance(part.get("modules"), LuaTable):
-            queue += part["modules"].as_list()
-        elif part.class_name not in _ALIASES:
-            return False
-    return False
+def _returns_input_first(obj: Any) -> bool:
+    """Return whether a module has several branches, of which the first returns the input as it is."""
+    if not isinstance(obj, LuaObject) or obj.class_name != "nn.ConcatTable" or not _has_modules(obj):
+        return False
+    branches = obj["modules"]
+    return 2 in branches and all(isinstance(p, LuaObject) and p.class_name in _ALIASES for p in _parts(branches.get(1)))
 
 
 def note_nodes(nodes: Sequence[Step], modules: Sequence[LuaObject | None], ctx: TorchContext) -> None:
