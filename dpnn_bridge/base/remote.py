@@ -128,19 +128,17 @@ def without_query(url: str) -> str:
     return url.partition("?")[0] if web.is_web(url) else url
 
 
-def listed(pattern: str) -> list[Location]:
+def listed(pattern: str) -> list[str]:
     """Return the files that match a URL with ``*`` or ``**`` (folders at any depth); for another URL, only the URL.
 
     Raises:
         MissingFileError: no file matches.
         T7Error: the store cannot be listed.
     """
-    location = location_of(pattern)
-    found: list[Location]
     if "*" not in pattern:
-        return [location]
+        return [pattern]
     try:
-        found = list(web.matching(pattern)) if web.is_web(pattern) else _matching(location)
+        found = list(web.matching(pattern)) if web.is_web(pattern) else _matching(pattern)
     except (T7Error, MissingPackageError):
         raise
     except ImportError as error:
@@ -154,13 +152,13 @@ def listed(pattern: str) -> list[Location]:
     return found
 
 
-def _matching(location: Location) -> list[Location]:
+def _matching(pattern: str) -> list[str]:
     """Return the files of a store that match a pattern."""
-    files, path = _store(os.fspath(location), _cannot_list)
+    files, path = _store(pattern, _cannot_list)
     files.invalidate_cache()
     found = files.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
     names = sorted(name for name, info in found.items() if info["type"] != "directory")
-    return [files.unstrip_protocol(name) if isinstance(location, str) else Path(name) for name in names]
+    return [files.unstrip_protocol(name) for name in names]
 
 
 def url_exists(url: str) -> bool:

@@ -54,7 +54,8 @@ def tasks_for(sources: Sequence[Location], out_dir: Location, suffix: str) -> li
         OutputError: two sources would have the same output, or an output would replace a source or be outside
             ``out_dir``.
     """
-    sources = [found for s in sources for found in (listed(s) if isinstance(s, str) else _expanded(s))]
+    locations = map(location_of, sources)
+    sources = [found for s in locations for found in (listed(s) if isinstance(s, str) else _expanded(s))]
     out_dir = location_of(out_dir)
     # symbolic links are not resolved: links in a download cache refer to files that are named by a checksum
     paths = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]

@@ -79,6 +79,14 @@ def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(batch.tasks_for([source, Path("model.t7")], tmp_path / "out", ".pt")) == 1
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_name_with_a_star_is_a_pattern_unless_a_file_has_it(tmp_path: Path, kind: type) -> None:
+    copies(tmp_path, "a*.t7", "ab.t7")
+    for pattern, expected in (("a*.t7", {"a*.pt"}), ("a?.t7", {"a*.pt", "ab.pt"}), ("?b.t7", {"ab.pt"})):
+        tasks = batch.tasks_for([kind(tmp_path / pattern)], tmp_path / "out", ".pt")
+        assert {task.target.name for task in tasks} == expected
+
+
 def test_a_file_that_is_the_model_has_a_name_too() -> None:
     tasks = batch.tasks_for_models(Path("a.t7"), Path("m.pt"), ["", "model", "[]"])
     assert [str(t.target) for t in tasks] == ["m.model.pt", "m.model-2.pt", "m.model-3.pt"]

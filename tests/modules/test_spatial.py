@@ -191,6 +191,24 @@ def test_single_sample_is_refused_in_training() -> None:
         to_torch(batch_norm())(torch.randn(3, 4, 4))
 
 
+@pytest.mark.parametrize("statistics", [{}, {"running_mean": torch.empty(0), "running_std": torch.empty(0)}])
+@pytest.mark.parametrize("name", ["nn.BatchNormalization", "nn.SpatialBatchNormalization"])
+def test_an_old_normalization_before_its_first_batch_is_as_new(name: str, statistics: dict) -> None:
+    fields = {"eps": 1e-5, "momentum": 0.1, "affine": True, **statistics}
+    obj = lua(name, train=True, weight=torch.tensor([1.0, 2.0, 3.0]), bias=torch.ones(3), **fields)
+    module = to_torch(obj)
+    fresh = type(module)(3)
+    fresh.load_state_dict({**fresh.state_dict(), "weight": module.weight, "bias": module.bias})
+    x = torch.randn(5, 3, *[2, 2][: 2 * ("Spatial" in name)])
+    assert torch.equal(module(x), fresh(x))
+    assert torch.equal(module.running_var, fresh.running_var)
+    written = to_lua(module)
+    assert {"running_mean", "running_var"} <= dict(written).keys()
+    assert "running_std" not in written
+    with pytest.raises(ConversionError, match="number of channels is unknown"):
+        to_torch(lua(name, train=True, **{**fields, "affine": False}))
+
+
 def test_fbcunn_keeps_the_inverse_deviation() -> None:
     std = torch.tensor([0.5, 1.0, 2.0])
     fields = {"running_mean": torch.zeros(3), "running_std": std, "eps": 1e-3, "momentum": 0.1, "affine": False}

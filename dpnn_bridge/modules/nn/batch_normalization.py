@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import record_as_leaf
 from dpnn_bridge.modules.nn.strides import with_contiguous_strides
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 def _normalized(module: nn.modules.batchnorm._BatchNorm, input: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -135,6 +136,10 @@ class Normalization(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
+        mean = obj.get("running_mean")
+        if mean is None or (isinstance(mean, LuaTensor) and not mean.size):
+            reason = "has neither running statistics nor a weight, so that its number of channels is unknown"
+            raise ctx.error(f"the layer {reason}; run it on training data in Torch7, and save it again", obj)
         arguments = cls.arguments(obj, ctx)
         torch_type = cls.torch_type if arguments["eps"] > 0 else WITHOUT_EPS[cls.torch_type]
         module = torch_type(**arguments)
@@ -165,11 +170,26 @@ def inverse_deviation(variance: Tensor, module: Any) -> Tensor:
 INVERSE_DEVIATION = Field("running_var", Layout(from_inverse_deviation, inverse_deviation))
 
 
+def _repeated(value: float, like: LuaTensor) -> LuaTensor:
+    """Return a tensor that repeats one element as often as ``like`` has elements."""
+    one = LuaTensor.from_numpy(np.array([value], like.dtype), like.class_name)
+    return LuaTensor(one.class_name, (like.size,), (0,), 0, one.storage)
+
+
 class SecondVersion(Normalization):
     """Mapping of class version 2, which stores ``running_var``."""
 
     version = 2
     tensors = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
+
+    @classmethod
+    def upgrade(cls, obj: LuaObject) -> LuaObject:
+        """Add the statistics of a new layer, which versions before July 2015 created in the first training batch."""
+        statistics = ("running_mean", "running_var", "running_std")
+        if has_tensor(obj, "weight") and not any(has_tensor(obj, name) for name in statistics):
+            new = {"running_mean": 0.0, "running_var": 1.0, "running_std": None}
+            obj = obj.changed(**{n: None if v is None else _repeated(v, obj["weight"]) for n, v in new.items()})
+        return super().upgrade(obj)
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
