@@ -17,6 +17,7 @@ from dpnn_bridge.base.remote import (
     absolute,
     beside,
     input_place,
+    is_url,
     listed,
     location_of,
     url_place,
@@ -54,8 +55,7 @@ def tasks_for(sources: Sequence[Location], out_dir: Location, suffix: str) -> li
         OutputError: two sources would have the same output, or an output would replace a source or be outside
             ``out_dir``.
     """
-    locations = map(location_of, sources)
-    sources = [found for s in locations for found in (listed(s) if isinstance(s, str) else _expanded(s))]
+    sources = [found for source in sources for found in _expanded(source)]
     out_dir = location_of(out_dir)
     # symbolic links are not resolved: links in a download cache refer to files that are named by a checksum
     paths = [_split_url(s) if isinstance(s, str) else _split_path(s) for s in sources]
@@ -102,11 +102,17 @@ def tasks_for_models(source: Location, target: Location, keys: Sequence[str]) ->
     return list(tasks.values())
 
 
-def _expanded(path: Path) -> list[Path]:
+def _expanded(source: Location) -> Sequence[Location]:
     """Return the files that match a pattern that the shell has not expanded, or the path of an existing file."""
-    if os.path.lexists(path) or not glob.has_magic(os.fspath(path)):
-        return [path]
-    return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) or [path]
+    location = location_of(source)
+    if isinstance(location, str):
+        return listed(location)
+    if os.path.lexists(location):
+        return [location]
+    pattern = os.fspath(location)
+    if is_url(source):  # only * is special, as in a store
+        pattern = re.sub(r"[\[?]", r"[\g<0>]", pattern)
+    return sorted(map(Path, glob.glob(pattern, recursive=True))) or [location]
 
 
 def _split_url(url: str) -> tuple[str, PurePath]:
