@@ -112,7 +112,7 @@ def _expanded(source: Location) -> Sequence[Location]:
     pattern = os.fspath(location)
     if is_url(source):  # only * is special, as in a store
         pattern = re.sub(r"[\[?]", r"[\g<0>]", pattern)
-    return sorted(map(Path, glob.glob(pattern, recursive=True))) or [location]
+    return sorted(Path(p) for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p)) or [location]
 
 
 def _split_url(url: str) -> tuple[str, PurePath]:

@@ -82,7 +82,9 @@ def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_name_with_a_star_is_a_pattern_unless_a_file_has_it(tmp_path: Path, kind: type) -> None:
     copies(tmp_path, "a*.t7", "ab.t7")
-    for pattern, expected in (("a*.t7", {"a*.pt"}), ("a?.t7", {"a*.pt", "ab.pt"}), ("?b.t7", {"ab.pt"})):
+    (tmp_path / "folder").mkdir()
+    both = {"a*.pt", "ab.pt"}
+    for pattern, expected in (("a*.t7", {"a*.pt"}), ("a?.t7", both), ("?b.t7", {"ab.pt"}), ("**", both)):
         tasks = batch.tasks_for([kind(tmp_path / pattern)], tmp_path / "out", ".pt")
         assert {task.target.name for task in tasks} == expected
 
