@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +26,13 @@ class Field(NamedTuple):
         attribute: name of the parameter or buffer in the PyTorch module, such as ``conv.weight``.
         layout: None if the elements have the same order (the shape may differ; the export restores Lua's shape).
         grad: Lua field that contains the gradient; default: ``weight`` -> ``gradWeight``.
+        parts: None, or a function that returns the attributes of several parameters, which ``attribute`` concatenates.
     """
 
     attribute: str
     layout: Layout | None = None
     grad: str | None = None
+    parts: Callable[[Any], list[str]] | None = None
 
 
 @dataclass
@@ -73,6 +77,21 @@ def grad_field(name: str, spec: str | Field) -> str:
     if isinstance(spec, Field) and spec.grad:
         return spec.grad
     return f"grad{name[:1].upper()}{name[1:]}"
+
+
+def parts_of(module: nn.Module, spec: Field) -> list[Field]:
+    """Return one field for each parameter of a field; their values, concatenated, are the value of the field in Lua."""
+    if spec.parts is None:
+        return [spec]
+    return [Field(name, Layout(partial(_as_parameter, name), _as_vector)) for name in spec.parts(module)]
+
+
+def _as_parameter(attribute: str, vector: Tensor, module: nn.Module) -> Tensor:
+    return vector.reshape(attrgetter(attribute)(module).shape)
+
+
+def _as_vector(tensor: Tensor, _module: nn.Module) -> Tensor:
+    return tensor.reshape(-1)
 
 
 def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:

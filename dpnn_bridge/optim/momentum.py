@@ -81,7 +81,8 @@ class MomentumSGD(WithFixedOptions):
         }
         self._entries: dict[nn.Parameter, LuaParameter] = {}
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for entry, own in _with_options(module, options):
+        chosen = ((part, own) for entry, own in _with_options(module, options) for part in entry.parts)
+        for entry, own in chosen:
             parameter = entry.parameter
             if parameter not in self._entries and parameter.requires_grad:
                 self._entries[parameter] = entry

@@ -15,7 +15,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.elements import require_unmasked
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import distribute_like, full
-from dpnn_bridge.conversion.fields import Layout, record_of, resolve
+from dpnn_bridge.conversion.fields import Layout, parts_of, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
@@ -89,7 +89,9 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
         return [FlatField(p) for p in target]
     fields: dict[Any, FlatField] = {}
     sites = registry.parameters(target)
-    for module, _, spec in sites if package == "nn" else chain(sites, registry.hidden_parameters(target)):
+    sites = sites if package == "nn" else chain(sites, registry.hidden_parameters(target))
+    parts = ((module, part) for module, _, spec in sites for part in parts_of(module, spec))
+    for module, spec in parts:
         owner, leaf = resolve(module, spec.attribute)
         tie = tie_of(owner, leaf)
         if tie is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,26 @@ class LuaParameter:
 
     def write(self, value: Tensor) -> None:
         """Set the elements of the parameter to ``value``, which has Lua's shape."""
-        self._write(self.read(), value, self.parameter.detach())
+        for part, own in self._split(value):
+            part._write(part.read(), own, part.parameter.detach())
 
     def write_gradient(self, value: Tensor) -> None:
         """Set the gradient to ``value``, which has Lua's shape."""
+        for part, own in self._split(value):
+            part._write_gradient(own)
+
+    @property
+    def parts(self) -> list[LuaParameter]:
+        """One entry for each torch parameter of which this parameter consists."""
+        return [LuaParameter(self.module, self.name, part) for part in fields.parts_of(self.module, self.field)]
+
+    def _split(self, value: Tensor) -> Iterable[tuple[LuaParameter, Tensor]]:
+        parts = self.parts
+        if len(parts) == 1:
+            return [(parts[0], value)]
+        return zip(parts, value.reshape(-1).split([p.parameter.numel() for p in parts]), strict=True)
+
+    def _write_gradient(self, value: Tensor) -> None:
         parameter = self.parameter
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -11,9 +11,10 @@ import torch
 from conftest import FIXTURES, fixture_id, manifest
 from torch import Tensor, nn
 
-from dpnn_bridge import read_t7, to_lua, to_torch, training, write_t7
+from dpnn_bridge import optim, read_t7, to_lua, to_torch, training, write_t7
 from dpnn_bridge.compare.nested import backward
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.registry import known_names
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.dpnn.criterion import ModuleCriterion
 from dpnn_bridge.modules.dpnn.reward import VRClassReward
@@ -51,7 +52,10 @@ def listed(module: nn.Module) -> Iterator[nn.Module]:
 def put(module: nn.Module, state: LuaTable) -> None:
     """Sets parameters, gradients and momentum."""
     for entry, value, gradient in zip(
-        lua_parameters.all_parameters(module), to_value(state["params"]), to_value(state["gradParams"]), strict=True
+        lua_parameters.all_parameters(module),
+        to_value(state["params"]),
+        to_value(state["gradParams"]),
+        strict=True,
     ):
         entry.write(value)
         entry.write_gradient(gradient)
@@ -107,7 +111,9 @@ def test_a_run_of_steps_keeps_its_own_momentum(entry: dict[str, Any]) -> None:
     for step in fixture["steps"].as_list():
         if previous is None or _gradients_differ(previous, step["before"]):
             for entry_, gradient in zip(
-                lua_parameters.all_parameters(module), to_value(step["before"]["gradParams"]), strict=True
+                lua_parameters.all_parameters(module),
+                to_value(step["before"]["gradParams"]),
+                strict=True,
             ):
                 entry_.write_gradient(gradient)
         METHODS[step["call"]](module, *[step["args"].get(i) for i in range(1, max([0, *step["args"]]) + 1)])
@@ -341,3 +347,44 @@ def test_torch7_names_the_same_parameter(tmp_path: Path) -> None:
         ok, text = run_torch7(code, str(tmp_path / "model.t7"))
         assert ok == (index is None)
         assert index is None or text.endswith(f"NaN Error for param at index{index}")
+
+
+ONE_OF_EACH = {e["class"]: e for kind in ("sequence", "structure", "module") for e in manifest(kind=kind)}
+MAPPED = [e for name, e in ONE_OF_EACH.items() if name in known_names()]
+
+
+@pytest.mark.parametrize("entry", MAPPED, ids=[e["class"] for e in MAPPED])
+def test_every_parameter_in_lua_can_be_written(entry: dict[str, Any]) -> None:
+    module = to_torch(read_t7(FIXTURES / entry["file"])["module"])
+    parameters = list(lua_parameters.all_parameters(module))
+    before = [p.read().clone() for p in parameters]
+    for parameter in parameters:
+        parameter.write_gradient(torch.ones_like(parameter.read()))
+    assert all(bool((p.read_gradient() == 1).all()) for p in parameters)
+    training.update_parameters(module, 0.5)
+    for parameter, old in zip(parameters, before, strict=True):
+        assert torch.allclose(parameter.read(), old - 0.5, equal_nan=True)
+    flat = training.flatten(module)
+    training.load_flat(module, flat + 1)
+    assert torch.allclose(training.flatten(module), flat + 1, equal_nan=True)
+
+
+def test_one_parameter_in_lua_may_be_many_in_torch() -> None:
+    (entry,) = (e for e in manifest(kind="structure") if e["name"] == "cudnn.BGRU__batch_first__float_structure")
+    module = to_torch(read_t7(FIXTURES / entry["file"])["module"])
+    vector = training.flatten(module)
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    training.weight_decay(module, 0.1)  # the weight has one dimension in Lua
+    training.max_param_norm(module, 0.01, 0.01)
+    assert torch.equal(training.flatten(module), vector)
+    assert torch.equal(training.flatten(module, gradients=True), torch.full_like(vector, 2))
+    training.update_grad_parameters(module, 0.9, 0)
+    training.update_grad_parameters(module, 0.9, 0)
+    assert torch.allclose(training.flatten(module, gradients=True), torch.full_like(vector, 2 * 1.9 * 1.9))
+    optimizer = optim.MomentumSGD(module, lr=0.1, momentum=0.9)
+    optimizer.step()
+    params, grads = training.get_parameters(module)
+    assert torch.equal(grads, training.flatten(module, gradients=True))
+    params.zero_()
+    assert not any(p.any() for p in module.parameters())

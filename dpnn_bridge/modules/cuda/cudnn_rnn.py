@@ -203,6 +203,10 @@ class CudnnRNN(RunBuffers):
             return {*super().handled(module), *cls.defaults, *own.split()}
 
         @classmethod
+        def children(cls, module: nn.Module) -> list[nn.Module]:
+            return []  # the layer of PyTorch has no object in Lua
+
+        @classmethod
         def parameters(
             cls, module: nn.Module, inner: Callable[[nn.Module], Iterator[ParameterSite]]
         ) -> Iterator[ParameterSite]:
@@ -229,8 +233,16 @@ class CudnnRNN(RunBuffers):
             return fields
 
 
+def _same(tensor: Tensor, _module: nn.Module) -> Tensor:
+    return tensor
+
+
+def _parts(module: CudnnRNN) -> list[str]:
+    return [f"rnn.{name}" for name in module.flat_names()]
+
+
 #: :attr:`CudnnRNN.flat_weight` already has the order of Lua's ``weight``
-_FLAT = Field("flat_weight", Layout(lambda tensor, module: tensor, lambda tensor, module: tensor))
+_FLAT = Field("flat_weight", Layout(_same, _same), parts=_parts)
 
 
 @lua_class("cudnn.BatchBRNN", "cudnn.BatchBRNNReLU")
