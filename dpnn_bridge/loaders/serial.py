@@ -210,7 +210,7 @@ class _Copier:
             return self.copies[key]
         if isinstance(value, LuaTable):
             copy: Any = LuaTable()
-            self.pending.append(lambda: copy.update({k: self.copy(v, cast) for k, v in value.items()}))
+            self.pending.append(lambda: self.fill_table(copy, value, cast))
         elif isinstance(value, LuaObject) and isinstance(value.payload, LuaTable):
             copy = without_entries(value)
             self.pending.append(lambda: self.fill(copy, value, cast))
@@ -231,6 +231,10 @@ class _Copier:
             self.copies[key] = LuaStorage(name, storage.size, lambda: elements(storage).astype(dtype))
         return self.copies[key]
 
+    def fill_table(self, copy: LuaTable, table: LuaTable, cast: str | None) -> None:
+        """Set the entries of the copy of a table, whose keys may be tables too, as in nngraph's ``mapindex``."""
+        copy.update({self.copy(k, cast): self.copy(v, cast) for k, v in table.items()})
+
     def fill(self, copy: LuaObject, obj: LuaObject, cast: str | None) -> None:
         """Set the fields of the copy of an object."""
         name = obj.class_name
@@ -250,7 +254,7 @@ class _Copier:
             elif key in emptied or (cast and key in _EMPTIED_BY_CAST.get(name, ())):
                 copy[key] = _emptied(value, field_cast)
             else:
-                copy[key] = self.copy(value, field_cast)
+                copy[self.copy(key, cast)] = self.copy(value, field_cast)
         if cast and (_is_module(obj) or "_type" in obj) and "_type" not in kept:
             copy["_type"] = cast
         if cast and name == "nn.ArgMax" and obj.get("asLong"):

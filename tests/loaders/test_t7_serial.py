@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import FIXTURES, fixture_id, manifest
 from formula import lua
 
+from dpnn_bridge import to_torch
+from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders import loads, read_t7
 from dpnn_bridge.loaders.serial import serial_form
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.parity import compare
 
 #: files of one network and tree hold the same weights, whatever the mode; the 2015 tree had other rules
 ENTRIES = [e for e in manifest(kind="serial") if e["tree"] != "2015" and "undecorated" not in e["name"]]
@@ -70,6 +74,25 @@ def test_serial_form(entry: dict[str, Any], source: dict[str, Any]) -> None:
     module = read_t7(FIXTURES / source["file"])
     form = serial_form(module, None if mode == "default" else mode, tensor_type)
     assert_same(read_t7(FIXTURES / entry["file"]), loads(dumps(form)), "serial", {})
+
+
+GRAPHS = [
+    e for kind in ("module", "structure") for e in manifest(kind=kind) if e["class"] in ("nn.gModule", "onmt.GRU")
+]
+
+
+@pytest.mark.parametrize("mode", ["heavy", "medium", "light"])
+@pytest.mark.parametrize("entry", GRAPHS, ids=fixture_id)
+def test_keys_that_are_tables_stay_shared(entry: dict[str, Any], mode: Any) -> None:
+    fixture = read_t7(FIXTURES / entry["file"])
+    module = to_torch(fixture["module"])
+    serial = to_torch(loads(dumps(serial_form(fixture["module"], mode))))
+    x = to_value(fixture["input"])
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        expected = module(x)
+        torch.manual_seed(1)
+        assert compare("output", serial(x), expected)[0].ok
 
 
 def test_a_cast_keeps_what_the_class_does_not_cast() -> None:
