@@ -21,7 +21,7 @@ from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.flat import FlatStorages
 from dpnn_bridge.conversion.in_lua import link_tensors, with_gradient_in_lua
-from dpnn_bridge.conversion.lua_values import lua_storage, new_tensor, numpy_dtype, strided
+from dpnn_bridge.conversion.lua_values import RESULTS, lua_storage, new_tensor, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import with_current_weights
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.stale import check_settings
@@ -131,12 +131,11 @@ class LuaConversion(LuaContext):
         obj["_type"] = kind
         obj["train"] = module.training
         obj["output"] = LuaTensor.empty(kind)
-        if name is None:
-            constants = lua_class.constant_fields(mapping, kind)
-            for value in values_in(*constants.values()):
-                if isinstance(value, LuaObject):
-                    value.setdefault("train", module.training)
-            obj.update(constants)
+        constants = lua_class.constant_fields(mapping, kind)
+        for value in values_in(*constants.values()):
+            if isinstance(value, LuaObject) and value.payload is not None:
+                value.setdefault("train", module.training)
+        obj.update(constants if name is None else {})
         with self._own_types(module) if mapping.keeps_types else nullcontext():
             if record is not None:
                 obj.header = tuple(self.restore(value) for value in record.header)
@@ -144,9 +143,10 @@ class LuaConversion(LuaContext):
                     obj[key] = self.restore(value)
                 for key, value in record.fields.items():
                     obj[key] = self.restore(value)
-            for key, value in {**mapping.resets, **mapping.to_lua(module, self)}.items():
-                if value is not None or key not in mapping.resets:
-                    obj[key] = value
+            own = {**mapping.resets, **mapping.to_lua(module, self)}
+            obj.update({k: v for k, v in own.items() if v is not None or k not in mapping.resets})
+            # newer versions of the class have more fields than the file
+            obj.update({k: v for k, v in constants.items() if k not in obj and k not in RESULTS})
         obj.header = mapping.header(obj)
         if record is None and not mapping.matches(obj):
             raise ConversionError(
@@ -316,7 +316,7 @@ class LuaConversion(LuaContext):
             return self.cast_class(record.tensor_type)
         tensor = _floating(module) if tensor is None else tensor
         if tensor is None:
-            return self.tensor_type or self._model_type or self._default_type
+            return self.tensor_type or self._model_type or ("torch.DoubleTensor" if record else self._default_type)
         return self.class_of(tensor, module)
 
     def writes_gradient(self, module: nn.Module, name: str, spec: Field) -> bool:

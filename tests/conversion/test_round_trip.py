@@ -15,6 +15,7 @@ from dpnn_bridge.base.graph import is_module
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import noise, registry, to_lua, to_torch
 from dpnn_bridge.conversion.buffers import BUFFERS
+from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
@@ -60,7 +61,9 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
             v = LuaTensor.from_numpy(v.numpy().round(5))
         copy[reduced(k, memo)] = LuaTensor.empty() if is_buffer else reduced(v, memo)
     for k, v in {**mapping.defaults, **mapping.constants}.items() if mapping else ():
-        copy.setdefault(k, v)  # what an old file lacks is written
+        is_buffer = k in RESULTS or k in mapping.scratch or k in BUFFERS
+        value = v("torch.DoubleTensor") if callable(v) else v
+        copy.setdefault(k, LuaTensor.empty() if is_buffer else reduced(value))  # what an old file lacks is written
     return copy
 
 
@@ -68,6 +71,24 @@ def reduced(value: Any, memo: dict[int, Any] | None = None) -> Any:
 def test_written_back_object_holds_the_same_fields(entry: dict[str, Any]) -> None:
     fixture, module = converted(entry)
     assert differences(reduced(fixture["module"]), reduced(to_lua(module))) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["nn.CMaxTable", "nn.CMinTable", "nn.JoinTable", "nn.ELU", "nn.SpatialFullConvolution"]
+)
+def test_fields_that_an_old_version_lacked_are_written(name: str) -> None:
+    entry = next(e for e in MODULES if e["class"] == name)
+    obj = dpnn_bridge.read_t7(FIXTURES / entry["file"])["module"]
+    constants = registry.find(obj).constants.keys() - set(RESULTS)
+    old = obj.changed(**dict.fromkeys(constants))
+    assert constants
+    assert constants <= dict(to_lua(to_torch(old))).keys()
+
+
+def test_a_model_from_torch7_without_any_tensor_has_torch7s_type() -> None:
+    fields = LuaTable({"numElements": 6, "size": size_storage([2, 3])})
+    assert to_lua(to_torch(LuaObject("nn.View", fields)))["_type"] == "torch.DoubleTensor"
+    assert to_lua(torch.nn.ReLU())["_type"] == "torch.FloatTensor"
 
 
 NAMES = {entry["name"] for entry in MODULES}
