@@ -57,14 +57,17 @@ class _OutputFile(io.FileIO):
         return count
 
 
-def open_output(path: str | os.PathLike[str], written: WrittenBytes | None = None) -> io.BufferedWriter:
-    """Open a file for writing bytes, as ``open(path, "wb")``, with :func:`retry_eagain`.
+def open_output(
+    path: str | os.PathLike[str], written: WrittenBytes | None = None, *, replace: bool = False
+) -> io.BufferedWriter:
+    """Open a new file for writing bytes, as ``open(path, "xb")``, with :func:`retry_eagain`.
 
     Args:
-        path: the file.
+        path: the file, usually in a temporary folder. Another program may have put a link in place of the folder.
         written: object that gets everything that is written.
+        replace: whether an existing file is overwritten.
     """
-    file = retry_eagain(lambda: _OutputFile(path, "wb"), os.fsdecode(path))
+    file = retry_eagain(lambda: _OutputFile(path, "wb" if replace else "xb"), os.fsdecode(path))
     file.written = written
     return io.BufferedWriter(file)
 

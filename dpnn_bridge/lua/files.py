@@ -314,7 +314,7 @@ class DiskFile(File):
                 return open(name, "r+b")
             except FileNotFoundError:
                 return open(name, "w+b")
-        return open(name, "rb") if mode == "r" else open_output(name)
+        return open(name, "rb") if mode == "r" else open_output(name, replace=True)
 
 
 class SavedFile(DiskFile):

@@ -155,7 +155,7 @@ def test_a_full_disk_while_unpacking_is_one_error(files: Path, monkeypatch: pyte
 
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
-    monkeypatch.setattr(origin, "open_output", lambda path: open_output("/dev/full"))
+    monkeypatch.setattr(origin, "open_output", lambda path: open_output("/dev/full", replace=True))
     with pytest.raises(FileAccessError, match=r"[Nn]o space left on device"):
         dpnn_bridge.load(files / "m.t7.gz")
 

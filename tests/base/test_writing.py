@@ -392,6 +392,19 @@ def test_a_folder_goes_although_another_thread_writes_in_it(tmp_path: Path, monk
     assert not folder.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other links")
+def test_a_link_in_place_of_the_temporary_folder_replaces_no_file(tmp_path: Path) -> None:
+    """In a folder without the sticky bit, others can rename the folder."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.pt").write_text("kept")
+    with temporary_folder(tmp_path) as folder:
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(tmp_path / "theirs")
+        with pytest.raises(FileExistsError):
+            writing.open_output(folder / "a.pt")
+    assert (tmp_path / "theirs" / "a.pt").read_text() == "kept"
+
+
 def test_a_manifest_makes_the_folders_above_it(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "today" / "m.jsonl"
     Manifest(path).add({"target": "a.pt", "status": "done"})
