@@ -148,10 +148,9 @@ class Method:
             values = [float(s[attribute]) for s in states if attribute in s]
             if values:
                 table[name] = integral(max(values) if attribute == "step" else values[0])
-        if any(name in table for name in self.buffers):
-            buffer_class = next(table[name].class_name for name in self.buffers if name in table)
-            for name, class_name in self.scratch.items():
-                table[name] = LuaTensor.empty(class_name or buffer_class)
+        buffers = [table[name] for name in self.buffers if is_vector(table.get(name))]
+        for name, class_name in self.scratch.items() if buffers else ():
+            table[name] = LuaTensor.empty(class_name or buffers[0].class_name)
         return table
 
     def configuration(self, optimizer: Optimizer) -> LuaTable:

@@ -146,6 +146,14 @@ def test_full_batch_methods_take_torch7s_steps(entry: dict[str, Any], start: int
                 check(name, [tensor(v) for v in written[name].as_list()], [tensor(v) for v in stored])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_optimizer_goes_to_lua_before_its_first_step(method: str) -> None:
+    written = optim.to_lua(optim.from_lua(method, {}, two_parameters()))
+    assert not any(isinstance(value, LuaTensor) for value in written.values())
+    again = optim.to_lua(optim.from_lua(method, written, two_parameters()))
+    assert dict(again.items()) == dict(written.items())
+
+
 def test_an_optimizer_is_exported_by_the_method_of_its_nearest_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """``torch.optim.AdamW`` is an ``Adam``; a method of its own is found, wherever it stands in the list."""
     spec = Method(torch.optim.AdamW, settings={"learningRate": ("lr", 1e-3), "rateOfDecay": ("weight_decay", 1e-2)})
