@@ -59,9 +59,24 @@ def _update(path: Path) -> None:
     if _running and path not in _loaded:
         _temporary.add(path)
     name = _forget(path, files)
-    name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
+    with _importable(str(path.parent)):
+        name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
     _loaded[path] = name, _checksums(path) | code  # the plugin may have written data files
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Let a plugin import files beside it; modules of the same name that Python finds elsewhere come first."""
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the plugin has removed it
+            sys.path.remove(folder)
 
 
 def _forget(path: Path, files: Iterable[str] = ()) -> str:

@@ -118,7 +118,7 @@ def run(
     tasks = [task if key is None or task.key is not None else replace(task, key=key) for task in tasks]
     if options.get("max_shard_size") is not None:
         tasks = [replace(task, target=_index_of(task.target, to)) for task in tasks]
-    # a task that is listed twice is converted once
+    # a task may be listed twice: the second one finds the output of the first
     targets = {(absolute(t.source), absolute(t.target), repr(t.key)): location_of(t.target) for t in tasks}
     check_distinct(log and Path(os.path.realpath(log.path)), *targets.values())
     task_options: dict[str, Any] = {name: value for name, value in options.items() if name != "key"}

@@ -105,7 +105,11 @@ def lua_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _objects(model: nn.Module) -> list[tuple[nn.Module, LuaObject]]:
-    """Convert a model to Lua objects and return every module with its object, the model first."""
+    """Convert a model to Lua objects and return every module with its object, the model first.
+
+    An object in Lua that has no module of its own, such as ``nll`` of a ``CrossEntropyCriterion``, is not listed.
+    """
     context = LuaConversion(gradients=False, compose=False)
     context.to_lua(model)
-    return context.pairs()
+    modules = {id(module) for module in model.modules()}
+    return [(module, obj) for module, obj in context.pairs() if id(module) in modules]

@@ -211,6 +211,7 @@ def _normalized(name: str) -> str:
 
 
 @checks_arguments
+@wrap_errors(ConversionError, "writing an optimizer as a Lua table")
 def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Package | None = None) -> LuaTable:
     """Return the Lua table, of both configuration and state, with which a Torch7 script can continue the training.
 

@@ -162,6 +162,7 @@ def split_flat(fields: list[FlatField], vector: Any, what: str, hidden: int = 0)
 
 
 @checks_arguments
+@wrap_errors(ConversionError, "flattening the parameters")
 def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "nn") -> Tensor:
     """Return a copy of all parameters as one vector, the vector of Torch7's ``module:getParameters()``.
 
@@ -181,6 +182,7 @@ def flatten(module: nn.Module, *, gradients: bool = False, package: Package = "n
 
 
 @checks_arguments
+@wrap_errors(ConversionError, "moving the parameters into one vector")
 def get_parameters(module: nn.Module, *, package: Package = "nn") -> tuple[Tensor, Tensor]:
     """Move all parameters into one vector and all gradients into another, ``m:getParameters()``.
 

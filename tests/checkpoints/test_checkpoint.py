@@ -17,7 +17,6 @@ from dpnn_bridge.errors import ModelNotFoundError, OptionError
 from dpnn_bridge.files.checkpoint import vocabulary_of
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
-WITH_VOCABULARY = ["torch-rnn__lstm", "neuraltalk2__LanguageModel", "rnn__recurrent-language-model_lstm"]
 CHAR_RNN = SAMPLES / "char-rnn__lstm" / "model.t7"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from formula import lua
 from samples import SAMPLES
 from torch import nn
 
@@ -101,3 +102,10 @@ def test_luas_names_of_settings_work() -> None:
 def test_wrong_index_says_where_counting_starts(module: nn.Module, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(IndexError, match=r"start at 1, as in Lua.*index_base=0"):
         module(*arguments)
+
+
+def test_an_object_without_a_module_of_its_own_has_no_place() -> None:
+    criterion = to_torch(lua("nn.CrossEntropyCriterion", nll=lua("nn.ClassNLLCriterion", sizeAverage=True)))
+    assert [path for path, _ in lua_paths(criterion)] == [""]
+    with pytest.raises(ModelNotFoundError):
+        model_at(criterion, "nll")

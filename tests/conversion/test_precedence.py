@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,17 @@ def test_a_plugin_that_changed_runs_again(where: str, tmp_path: Path) -> None:
     assert found == [4, 6, 6]
     plugin.write_text("")  # what it registered goes
     assert type(dpnn_bridge.load(tmp_path / "a.t7", plugins=[plugin])) is nn.Linear
+
+
+def test_a_plugin_imports_a_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_mine.py").write_text("factor = 2\n")
+    (tmp_path / "json.py").write_text("raise KeyError('a module of Python comes first')\n")
+    (tmp_path / "mine.py").write_text(f"import json\nimport beside_mine\nassert json.loads\n{PLUGIN}")
+    before = list(sys.path)
+    load_plugins([tmp_path / "mine.py"])
+    assert sys.path == before
+    (tmp_path / "mine.py").write_text("")
+    load_plugins([tmp_path / "mine.py"])
 
 
 def test_a_plugin_that_raises_registers_nothing(tmp_path: Path) -> None:

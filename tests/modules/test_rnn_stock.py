@@ -13,6 +13,7 @@ from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import memory
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.rnn.cells import fast_lstm, gru
@@ -60,7 +61,7 @@ def test_a_simple_recurrent_layer_becomes_one_of_torch() -> None:
 
 @pytest.mark.parametrize("make", [lambda: gru(3, 4), lambda: SeqLSTM(3, 4, mask_zero=True), lambda: nn.Linear(3, 4)])
 def test_what_no_layer_of_torch_computes_is_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"no layer of torch\.nn is equivalent"):
+    with pytest.raises(ConversionError, match=r"no layer of torch\.nn is equivalent"):
         memory.to_stock(make())
 
 

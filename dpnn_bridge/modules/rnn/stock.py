@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion.modes import restoring_modes
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.algebra import Term, depends_on
 from dpnn_bridge.modules.rnn.gated import StepModule
@@ -31,6 +33,7 @@ class _Layer(NamedTuple):
     projection: Tensor | None = None
 
 
+@wrap_errors(ConversionError, "converting to a layer of torch.nn")
 def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
     """Convert a recurrent module to an equivalent ``nn.LSTM`` or ``nn.RNN`` with copies of the parameters.
 
@@ -43,8 +46,8 @@ def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
             ``nn.LSTM`` or ``nn.RNN``.
 
     Raises:
-        ValueError: no layer of ``torch.nn`` is equivalent, for example because of peepholes, masks, or a reset gate
-            before the product.
+        ConversionError: no layer of ``torch.nn`` is equivalent, for example because of peepholes, masks, or a reset
+            gate before the product.
 
     Examples:
         >>> to_stock(SeqLSTM(3, 4))
@@ -54,7 +57,7 @@ def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
         module = module.module
     layers, dropout = _layers(module)
     if len({(layer.torch_type, layer.recurrent.shape) for layer in layers}) != 1:
-        raise ValueError(f"no layer of torch.nn is equivalent to this {type(module).__name__}")
+        raise ConversionError(f"no layer of torch.nn is equivalent to this {type(module).__name__}")
     first = layers[0]
     sizes = (first.weight.shape[1], len(first.weight) // (4 if first.torch_type is nn.LSTM else 1), len(layers))
     projected: dict[str, Any] = {} if first.projection is None else {"proj_size": len(first.projection)}
@@ -77,7 +80,7 @@ def stock_layers(model: nn.Module) -> Iterator[tuple[str, nn.LSTM | nn.RNN]]:
             continue
         try:
             layer = to_stock(module)
-        except (ValueError, RuntimeError):  # no equivalent layer, or wrong sizes, which a call of the module reports
+        except ConversionError:  # no equivalent layer, or wrong sizes, which a call of the module reports
             continue
         yield name, layer
         outer = name

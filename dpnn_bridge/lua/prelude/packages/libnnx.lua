@@ -101,7 +101,7 @@ function nnx.SpatialDownSampling_updateGradInput(self, gradOutput)
    spread(as_4d(gradOutput:contiguous()), first_element(self.gradInput:zero()), self.rH, self.rW, factor)
 end
 
-local SIMPLE, AVERAGE, BILINEAR = 0, 1, 2
+local AVERAGE, BILINEAR = 1, 2  -- 0 is simple
 local function ceiled(a, b) return floor((a + b - 1) / b) end
 function nnx.SpatialReSamplingEx_updateOutput(self, input)
    local output, height, width = self.output, input:size(2), input:size(3)
