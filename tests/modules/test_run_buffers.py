@@ -46,3 +46,16 @@ def test_the_mask_of_the_user_is_loaded() -> None:
     used.mask = torch.ones(2, 1)
     fresh.load_state_dict(used.state_dict())
     assert torch.equal(fresh.get_buffer("mask"), used.mask)
+
+
+def test_a_linearized_convolution_is_the_convolution_step_by_step() -> None:
+    layer, x = LinearizedConvolution(3 * 2, 4, 3), torch.randn(5, 6, 2)
+    order = torch.tensor([1, 0, 2, 2, 4])
+    weight = layer.weight.view(4, 3, 2).transpose(1, 2)
+    for step in range(6):
+        before = torch.cat([torch.zeros(5, 2, 2), x], 1)[:, step : step + 3]
+        expected = torch.nn.functional.conv1d(before.transpose(1, 2), weight, layer.bias).transpose(1, 2)
+        torch.testing.assert_close(layer(x[:, step : step + 1]), expected)
+        reorder = order if step == 3 else None  # the search for the best sentence continues with other samples
+        layer.shift_state(reorder)
+        x = x if reorder is None else torch.cat([x[order, : step + 1], x[:, step + 1 :]], 1)
