@@ -297,6 +297,9 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
                 "the same values for both",
                 source=source,
             )
+    if {p.dtype for p in module.parameters() if p.is_floating_point()} == {torch.bfloat16}:
+        kept = set(map(id, own.values()))  # Lua has no bfloat16, so other buffers have another type in the metadata
+        module._apply(lambda t: t if id(t) in kept or not t.is_floating_point() else t.to(torch.bfloat16))
 
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.regular import MAX_BYTES, check_file, check_readable
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import BITS, Difference, compare_tensor
-from dpnn_bridge.compare.memory import relocate
+from dpnn_bridge.compare.memory import copied, relocate
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.options import Options
@@ -183,15 +184,29 @@ def _devices(module: nn.Module) -> Any:
 
 
 def _cast_as_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:
-    """Cast the model to the dtype of the file, if the file has only one floating point dtype."""
-    state = module.state_dict()
-    in_file = {t.dtype for name, t in written.tensors.items() if name in state and t.is_floating_point()}
-    in_model = {t.dtype for t in state.values() if t.is_floating_point()}
-    if len(in_file) == 1 and in_file != in_model:
-        (dtype,) = in_file
-        module.to(dtype)
-        name = str(dtype).removeprefix("torch.")
-        result.notes.append(f"{path.name} contains {name} tensors; the model was cast to {name}.")
+    """Cast the model to a dtype of the file, if the model then has the dtypes of the file."""
+    in_file, in_model = _dtypes_of(written, module), _dtypes(module)
+    for dtype in {in_file[name]: None for name in in_file if in_file[name] != in_model[name]}:
+        if len(set(in_file.values())) == 1 or _dtypes(copied(module).to(dtype)).items() >= in_file.items():
+            module.to(dtype)
+            name = str(dtype).removeprefix("torch.")
+            result.notes.append(f"{path.name} contains {name} tensors; the model was cast to {name}.")
+            return
+
+
+def _dtypes(module: nn.Module) -> dict[str, torch.dtype]:
+    """Return the dtypes of a module's floating point parameters and buffers, also of those that no file contains."""
+    tensors = chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: t.dtype for name, t in tensors if t.is_floating_point()}
+
+
+def _dtypes_of(written: Written, module: nn.Module) -> dict[str, torch.dtype]:
+    """Return the dtypes of a file's tensors that have the name of a floating point tensor in the model."""
+    found = {name: t.dtype for name, t in written.tensors.items() if t.is_floating_point()}
+    for name, part in written.modules.items():
+        prefix = f"{name}." if name else ""
+        found |= {f"{prefix}{n}": b.dtype for n, b in part._buffers.items() if b is not None and b.is_floating_point()}
+    return {name: found[name] for name in _dtypes(module) if name in found}
 
 
 def _compare_tensors(layers: NamedLayers, module: nn.Module, written: Written) -> list[str]:

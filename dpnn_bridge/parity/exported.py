@@ -56,12 +56,14 @@ def as_exported(module: nn.Module, torch7: nn.Module, value: Any, options: Optio
         options: options of the conversion.
 
     Returns:
-        The exported model; None if the model has no layers of PyTorch, or is not exported.
+        The exported model; None if the model has the layers of ``torch7``, or is not exported.
     """
     own = set(module.modules()) - parametrizations(module).keys()
     if isinstance(module, Models) or all(record_of(m) is not None or isinstance(m, Placeholder) for m in own):
         return None
     layers, best, most = _layers(torch7), None, -1
+    if _layers(module) == layers:
+        return None
     for export in _exports(module, value, options):
         common = len(layers & _layers(export))
         if common > most:

@@ -38,7 +38,8 @@ def input_of(module: nn.Module, written: Written, table: LuaTable) -> Any:
     """Return the input in a table, or else the file's own input, in the precision of a model; None without an input."""
     device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
     value = to_value(table["input"], device=device) if "input" in table else written.example
-    floats = {t.dtype for t in module.state_dict().values() if t.is_floating_point()}
+    floats = {p.dtype for p in module.parameters() if p.is_floating_point()}  # buffers, as of nn.NCEModule, may differ
+    floats = floats or {t.dtype for t in module.buffers() if t.is_floating_point()}
     return value if value is None else nested.cast(value, floats.pop() if len(floats) == 1 else None)
 
 

@@ -203,14 +203,13 @@ class NCEModule(nn.Linear):
             fields, tensor_class = super().to_lua(module, ctx), ctx.type_of(module)
             fields["output"] = LuaTable.from_list(LuaTensor.empty(tensor_class) for _ in range(4))
             fields["gradInput"] = LuaTable.from_list(LuaTensor.empty(tensor_class) for _ in range(2))
-            record = record_of(module)
-            if record is None or "aliasmultinomial" not in record.fields:
-                table = LuaObject("torch.AliasMultinomial")
-                table["J"] = LuaTensor.from_numpy((module.alias + 1).cpu().numpy())
-                table["q"] = LuaTensor.from_numpy(module.keep.cpu().numpy())
-                table["dpnn_parameters"] = LuaTable.from_list(["J", "q"])
-                fields["aliasmultinomial"] = table
-            return fields
+            record, table = record_of(module), LuaObject("torch.AliasMultinomial")
+            kept = record.fields.get("aliasmultinomial") if record else None  # its tensors would be cast
+            alias = LuaTensor.from_numpy((module.alias + 1).cpu().numpy())
+            table["J"] = kept["J"] if isinstance(kept, LuaObject) else alias
+            table["q"] = LuaTensor.from_numpy(module.keep.cpu().numpy())
+            table["dpnn_parameters"] = LuaTable.from_list(["J", "q"])
+            return {**fields, "aliasmultinomial": table}
 
         @classmethod
         def replay(cls, module: NCEModule, after: LuaObject) -> Callable[[Any], Any] | None:
