@@ -94,6 +94,16 @@ def _as_vector(tensor: Tensor, _module: nn.Module) -> Tensor:
     return tensor.reshape(-1)
 
 
+def hooked(module: nn.Module, spec: Field) -> list[Field]:
+    """Return a field for each parameter from which a hook of pruning, or of an older norm, computes a tensor."""
+    owner, leaf = resolve(module, spec.attribute)
+    if leaf in owner._parameters:  # None, such as the bias of a Linear(bias=False)
+        return []
+    found = [name for end in ("_orig", "_g", "_v") if (name := leaf + end) in owner._parameters]
+    path = spec.attribute.removesuffix(leaf)
+    return [spec._replace(attribute=path + name, layout=None if name[-1] == "g" else spec.layout) for name in found]
+
+
 def get_tensor(module: nn.Module, attribute: str) -> Tensor | None:
     """Return the parameter or buffer at a dotted name."""
     owner, leaf = resolve(module, attribute)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.constructor import is_required, takes_number
 from dpnn_bridge.conversion.faults import Fault, OtherVersion
-from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, submodules
+from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, hooked, submodules
 from dpnn_bridge.conversion.hooks import Hooks
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.tensors import is_parameter
@@ -268,8 +268,8 @@ class LuaClass(Hooks):
             inner: function that yields the parameters of a submodule.
         """
         for name, spec in cls.fields_of(module).items():
-            if is_parameter(module, spec.attribute):
-                yield module, name, spec
+            stored = [spec] if is_parameter(module, spec.attribute) else hooked(module, spec)
+            yield from ((module, name, field) for field in stored)
         for child in cls.children(module):
             yield from inner(child)
 

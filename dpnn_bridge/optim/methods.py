@@ -13,8 +13,11 @@ from torch.optim import Optimizer
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.conversion.parametrized import computed_weights
+from dpnn_bridge.conversion.registry import mapping_of
+from dpnn_bridge.conversion.stock import computes_weight
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
 from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
 from dpnn_bridge.optim.lua_method import LBFGSMethod, Method, RpropMethod
@@ -232,7 +235,22 @@ def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Packa
     target = params if target is None else target
     package = package or package_of(target)
     hidden = hidden_elements(target) if package == "dpnn" else 0
-    return spec.save(optimizer, flat_fields(target, package), hidden)
+    written = spec.save(optimizer, flat_fields(target, package), hidden)
+    if any(isinstance(value, (LuaTensor, LuaTable)) for value in written.values()):
+        _check_exported(target)
+    return written
+
+
+def _check_exported(target: Target) -> None:
+    """Raise a ConversionError if the export has other parameters than the model, whose vectors would not fit it."""
+    for name, module in target.named_modules() if isinstance(target, nn.Module) else ():
+        if not computes_weight(module, mapping_of(module).fields_of(module).values()):
+            continue
+        for tensor, kind, remove in computed_weights(module):
+            if hasattr(module, f"{tensor}_mask"):  # pruning: the export has one element for each of the parameter
+                continue
+            what = f"{kind} computes {name and f'{name}.'}{tensor}, and the model in Torch7 has the result"
+            raise ConversionError(f"the state of the optimizer does not fit: {what}; call {remove} first")
 
 
 def _method_of(optimizer: type[Optimizer]) -> Method | None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import FIXTURES, fixture_id, manifest
 from torch import nn
+from torch.nn.utils import prune
 
-from dpnn_bridge import optim, read_t7
+from dpnn_bridge import optim, read_t7, to_lua, to_torch, training
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.optim.lua_method import Method
@@ -349,3 +350,34 @@ def test_a_method_has_fixtures_and_a_row_for_its_users(method: str) -> None:
     assert manifest(**{"class": f"optim.{method}"}), "add runs to fixtures/gen/nn/09_optim.lua (tests/add_fixtures.py)"
     page = Path(__file__).parents[2] / "docs" / "how-to" / "continue-training.md"
     assert f"`{method}`" in page.read_text(encoding="utf-8"), f"add {method} to the table of docs/how-to/{page.name}"
+
+
+COMPUTED: dict[str, Any] = {
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 1),
+    "weight_norm of hooks": nn.utils.weight_norm,
+    "spectral_norm of hooks": nn.utils.spectral_norm,
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_parameters_of_computed_weights_are_trained(kind: str) -> None:
+    net = nn.Sequential(COMPUTED[kind](nn.Linear(3, 2)), nn.Linear(2, 1))
+    optimizer = optim.from_lua("sgd", {"learningRate": 1, "momentum": 0.9}, net)
+    assert "momentum" in optim.to_lua(optimizer, net)
+    net(torch.randn(4, 3)).sum().backward()
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer.step()
+    assert not any(torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
+    flat = training.flatten(net)
+    assert flat.numel() == sum(p.numel() for p in net.parameters())
+    training.update_parameters(net, 1.0)
+    training.load_flat(net, flat)
+    assert torch.equal(training.flatten(net), flat)
+    if kind == "pruned":
+        assert tensor(optim.to_lua(optimizer, net)["dfdx"]).numel() == training.flatten(to_torch(to_lua(net))).numel()
+    else:
+        with pytest.raises(ConversionError, match=r"computes 0\.weight, and the model in Torch7 has the result; call "):
+            optim.to_lua(optimizer, net)
