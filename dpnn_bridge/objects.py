@@ -239,7 +239,7 @@ class LuaStorage(Elements):
 
     Attributes:
         class_name: Lua class, such as ``torch.FloatStorage``.
-        size: number of elements.
+        size, given: number of elements, and whether the file contains them: they count in limits that depend on it.
         dtype: numpy dtype in native byte order.
 
     Args:
@@ -247,7 +247,7 @@ class LuaStorage(Elements):
         load_range: ``load_range(start, stop)`` reads some of the elements into a new array; None if that is not faster.
     """
 
-    __slots__ = ("_array", "_load", "_load_range", "_torch", "class_name", "dtype", "origin", "replaces", "size")
+    __slots__ = "_array", "_load", "_load_range", "_torch", "class_name", "dtype", "given", "origin", "replaces", "size"
 
     def __init__(
         self,
@@ -264,7 +264,7 @@ class LuaStorage(Elements):
         self._load = None if isinstance(load, np.ndarray) else load
         self._load_range = load_range
         self._torch: Any = None
-        self.origin, self.replaces = next(ORIGINS), -1  # see dpnn_bridge.loaders.relink
+        self.origin, self.replaces, self.given = next(ORIGINS), -1, True  # see dpnn_bridge.loaders.relink
 
     @property
     def loaded(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,8 @@ def require_unmasked(value: Any) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError("the array is masked; pass an array without a mask, such as its filled(0) or compressed()")
     return value
+
+
+def lists_without_elements(shape: Sequence[int]) -> int:
+    """Return how many empty lists ``tolist()`` creates for an array of this shape; 0 if the array has elements."""
+    return math.prod(shape[: shape.index(0)]) if 0 in shape else 0

@@ -49,7 +49,7 @@ from dpnn_bridge.cli.terminal import (
     version_option,
 )
 from dpnn_bridge.cli.torch_import import load_torch
-from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.outputs.formats import suffix_of, suffixes
 from dpnn_bridge.outputs.options import ConvertOptions
 
@@ -67,10 +67,8 @@ def _list_classes(as_json: bool) -> None:
         for name, specs in known_names().items()
         if not name.startswith("dpnn_bridge.")  # the container of several models is not a Lua class
     }
-    if as_json:
-        click.echo(json.dumps(classes, indent=2))
-        return
-    click.echo("\n".join(f"{name}\t{', '.join(modules)}" for name, modules in classes.items()))
+    lines = [f"{name}\t{', '.join(modules)}" for name, modules in classes.items()]
+    click.echo(json.dumps(classes, indent=2) if as_json else "\n".join(lines))
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -321,13 +319,15 @@ class _Request:
         if "modules" not in done.metadata:
             raise ConversionError(f"{self.card}: a model card needs a model; {self.files[1]} contains data")
         source, target = self.files[0], Path(index_of(self.files[1])) if self.sharded else self.files[1]
-        names = ("key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base")
-        arguments = {name: self.options[name] for name in names if name in self.options}
+        chosen = {"key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base"} & self.options.keys()
+        arguments = {name: self.options[name] for name in chosen}
         example, model = self.options.get("input"), load(source, **arguments)
-        if example is None and (shapes := input_shapes(model, source.stat().st_size)):
-            example = ExampleInput.of(shapes, None)
-        result = verify(source, target, input=example(model) if example else None, **arguments)
+        shapes = example is None and input_shapes(model, source.stat().st_size)
+        example = ExampleInput.of(shapes, None) if shapes else example
+        result = verify(source, target, input=example and example(model), **arguments)
         write_text(self.card, card(done, result, target), force=self.force)  # type: ignore[arg-type]
+        if not result.ok:
+            raise VerificationError(f"{target} computes other results than {source}; see {self.card}")
 
     def convert_many(self) -> None:
         """Convert several files, or all models of one file, and print a table."""
@@ -393,8 +393,7 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
     elif not quiet:
         print_many(done, verbose)
     failed = [o for o in done if o.status == "failed"]
-    for o in failed:
-        name = printable(str(o.task.source))
+    for o, name in ((o, printable(str(o.task.source))) for o in failed):
         say_lines(f"error: {in_options(o.message if o.message.startswith(name) else f'{name}: {o.message}')}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))

@@ -78,14 +78,14 @@ _WINDOW = {
 def extent(root: Any) -> tuple[int, int, int]:
     """Return the bytes of all storages in a Lua value or a list of them, the number of values, and of table entries.
 
-    A storage or table that occurs several times counts once.
+    A storage or table that occurs several times counts once. A storage without elements in the file does not count.
     """
     stored = values = entries = 0
     for value in values_in(*(root if isinstance(root, list) else [root])):
         values += 1
         if isinstance(value, LuaTable):
             entries += len(value)
-        elif isinstance(value, LuaStorage):
+        elif isinstance(value, LuaStorage) and value.given:
             stored += value.size * value.dtype.itemsize
     return stored, values, entries
 

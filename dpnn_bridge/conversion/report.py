@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.checksum import sha256_of
@@ -122,6 +122,16 @@ class Report:
         return table(repr(self), ("#count", "Lua class", "PyTorch module"), rows, notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, without the other entries of the checkpoint."""
-        metadata = {k: v for k, v in self.metadata.items() if k != "checkpoint"}
+        """Return the report as data for JSON, without the other entries of the checkpoint; a tensor is its size."""
+        metadata = _for_json({k: v for k, v in self.metadata.items() if k != "checkpoint"})
         return {**asdict(replace(self, metadata={}, source=None)), "metadata": metadata, "sha256": self.sha256}
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _for_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(v) for v in value]
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {'x'.join(map(str, value.shape)) or 'number'}"
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

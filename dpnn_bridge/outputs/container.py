@@ -30,15 +30,13 @@ Loading creates the module from the graph by the class mappings, as from a ``.t7
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from dpnn_bridge.base.display import described, printable, shortened
+from dpnn_bridge.base.display import described
 from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.budget import PER_ENTRY
@@ -54,6 +52,7 @@ from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import COPY_AGAIN, ConversionError, T7FormatError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs.decoded import decode
+from dpnn_bridge.outputs.placeholders import check_placeholders, with_placeholders
 from dpnn_bridge.outputs.plain import unrepeated
 from dpnn_bridge.outputs.verification import check_loads
 
@@ -206,7 +205,7 @@ def _rebuild(
         if name in parameters:  # a module that was a placeholder may have other parameters now
             parameters[name].requires_grad_(False)
     ctx.report.metadata = metadata
-    return module, ctx.report, graph.flat, _with_placeholders(module, graph.unmapped, state_dict)
+    return module, ctx.report, graph.flat, with_placeholders(module, graph.unmapped, state_dict)
 
 
 def _optional_parts(module: nn.Module) -> dict[str, Any]:
@@ -245,25 +244,6 @@ def _name_children(module: nn.Module, names: dict[str, list[str]], source: str) 
             raise T7FormatError(message, source=source) from e
 
 
-def _with_placeholders(
-    module: nn.Module, unmapped: Sequence[str], state_dict: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Return ``state_dict`` with the current tensors of modules that were placeholders or ran in Lua when written.
-
-    Such modules were created with the constants of the graph. They may have a mapping now, or share memory with Lua, so
-    their tensors must not be replaced. They come first: other modules that share them get their memory.
-    """
-    if not unmapped:
-        return state_dict
-    parts, names = dict(module.named_modules()), sorted(state_dict)
-    found = [parts[name] for name in unmapped if name in parts]
-    inside = {id(t) for part in found for t in part.state_dict(keep_vars=True).values()}
-    replaced = {name for path in set(unmapped) for name in _below(path, names)}
-    tensors = {name: t.detach() for name, t in module.state_dict(keep_vars=True).items() if id(t) in inside}
-    kept = {name: t for name, t in state_dict.items() if name not in replaced}
-    return {name: t for name, t in tensors.items() if name not in kept} | kept
-
-
 def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source: str) -> None:
     """Set the parameters and buffers of a module to the tensors of ``state_dict``, without copies.
 
@@ -272,7 +252,7 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
             names of a shared parameter.
     """
     own = module.state_dict(keep_vars=True)
-    _check_placeholders(module, state_dict.keys() - own.keys(), source)
+    check_placeholders(module, state_dict.keys() - own.keys(), source)
     if own.keys() != state_dict.keys():
         missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
         raise T7FormatError(
@@ -304,25 +284,6 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.is_meta or b.is_meta or (a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.dtype == b.dtype)
-
-
-def _check_placeholders(module: nn.Module, unexpected: Iterable[str], source: str) -> None:
-    """Refuse placeholders for modules whose tensors are in ``state_dict``: the mapping that wrote them is missing."""
-    names = sorted(unexpected)
-    for path, part in module.named_modules() if names else ():
-        if isinstance(part, Placeholder) and _below(path, names):
-            by = f" ({shortened(printable(part.mapped_by))})" if part.mapped_by else ""
-            raise ConversionError(
-                f"{source}: its tensors have the names and layouts of a class mapping{by} that is not loaded; pass the "
-                "plugin with which the file was written (--plugin, plugins=)",
-                path=path,
-                class_name=part.class_name,
-            )
-
-
-def _below(path: str, names: list[str]) -> list[str]:
-    """Return those of the sorted ``names`` that begin with the path of a module; all for an empty path."""
-    return names[bisect_left(names, f"{path}.") : bisect_left(names, f"{path}/")] if path else names
 
 
 class _Encoder:

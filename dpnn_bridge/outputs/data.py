@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.elements import lists_without_elements
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY, Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError
@@ -47,6 +48,7 @@ class Data:
         ambiguous: keys of one table with the same text, such as ``1`` and ``"1"``, which only ``.t7`` distinguishes.
         characters: total length of the names of all values.
         visited: ``id`` of the tables and objects that were converted before.
+        text: whether the output is text.
         options: options of the format, see :class:`~dpnn_bridge.outputs.format.ExportContext`.
     """
 
@@ -59,6 +61,7 @@ class Data:
     ambiguous: list[str] = field(default_factory=list)
     characters: int = 0
     visited: set[int] = field(default_factory=set)
+    text: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,7 +75,7 @@ def collect(value: Any, *, text: bool = False) -> Data:
     Raises:
         ConversionLimitError: shared tables and repeated elements make the data far larger than the file.
     """
-    found = Data(value)
+    found = Data(value, text=text)
     found.plain = _plain(value, "", found, (), Budget(value, _AS_TEXT if text else 0))
     return found
 
@@ -96,7 +99,8 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
     if isinstance(value, (LuaTensor, LuaStorage)):
         found.tensors += 1
         try:
-            budget.show(value.size, value.dtype.itemsize)  # a view may repeat one element
+            lists = lists_without_elements(value.numpy().shape) if found.text else 0
+            budget.show(max(value.size, lists), value.dtype.itemsize)  # a view may repeat one element
         except ConversionLimitError as error:
             raise ConversionLimitError(str(error), path=path or "the file") from None
         return value.numpy()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.storage import storage_elements, storage_id
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, check_view
 from dpnn_bridge.loaders.shared_tables import SharedTables
@@ -78,7 +79,9 @@ class _Decoder:
         self.nodes, self.constants, self.state_dict = nodes, constants, state_dict
         for value in [*constants, *state_dict.values()]:
             _of(value, Tensor, "a constant or an entry of state_dict")
-        self.spare = SPARE + SPARE_PER_ELEMENT * sum(t.numel() for t in state_dict.values())
+        stored = (min(t.numel(), storage_elements(t)) for t in state_dict.values())
+        self.spare = SPARE + SPARE_PER_ELEMENT * sum(stored)
+        self.unused = {storage_id(t): t.untyped_storage().nbytes() for t in state_dict.values()}  # in bytes
         self.bytes_left = sum(t.numel() * t.element_size() for t in constants)
         self.objects: list[Any] = []
         self.mapped_by: dict[int, str] = {}
@@ -138,15 +141,19 @@ class _Decoder:
             if array.dtype != dtype or array.size != size:
                 raise GraphError(f"a {name} of {size} has {array.size} elements of type {array.dtype}")
             return LuaStorage(name, size, array)
+        storage = LuaStorage(name, size, lambda: np.zeros(size, dtype), lambda i, j: np.zeros(j - i, dtype))
         if "key" in node:
-            filled = self.state_dict[node["key"]].numel()
-            if filled != size:
-                raise GraphError(f"a {name} of {size} is a tensor of {filled} elements in state_dict")
+            tensor = self.state_dict[node["key"]]
+            if tensor.numel() != size:
+                raise GraphError(f"a {name} of {size} is a tensor of {tensor.numel()} elements in state_dict")
+            self.unused[storage_id(tensor)] -= tensor.nbytes
+            storage.given = self.unused[storage_id(tensor)] >= 0  # several names may have one tensor
         else:
             self.spare -= size
             if self.spare < 0:
                 raise GraphError("its storages are too large for the size of the file")
-        return LuaStorage(name, size, lambda: np.zeros(size, dtype), lambda i, j: np.zeros(j - i, dtype))
+            storage.given = False
+        return storage
 
     def _constant(self, index: Any, dtype: torch.dtype | None = None) -> Tensor:
         tensor = self.constants[_size(index)]

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dpnn_bridge.base.elements import lists_without_elements
 from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.conversion.storable import problem_of
-from dpnn_bridge.errors import ConversionError, OptionError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.outputs.pt_file import MAX_DEPTH
 
 _SCALARS: tuple[Any, ...] = (bool, int, float, str, bytes)
+#: maximum number of empty lists in JSON that represent tensors without elements
+_MAX_LISTS = 1 << 16
 _EXPECTED = "expected numbers, strings, bytes, tensors, and lists and dicts of these"
 
 
@@ -111,6 +114,7 @@ def json_text(metadata: Any, suffix: str) -> str:
         suffix: suffix of the file, for the message.
 
     Raises:
+        ConversionLimitError: tensors without elements are too large.
         ConversionError: JSON cannot represent a value, or two keys of a dict, such as 1 and "1", are equal in JSON.
     """
     for keys in _keys(metadata):
@@ -120,8 +124,15 @@ def json_text(metadata: Any, suffix: str) -> str:
                 reason = f"{suffix} stores metadata as JSON, in which the keys {other!r} and {key!r} are the same"
                 raise ConversionError(f"{reason}; use .pt, which distinguishes them")
 
+    lists = 0
+
     def value_of(value: Any) -> Any:
+        nonlocal lists
         if isinstance(value, Tensor) and not value.is_complex():
+            lists += lists_without_elements(value.shape)
+            if lists > _MAX_LISTS:
+                sizes = "x".join(map(str, value.shape))
+                raise ConversionLimitError(f"the metadata contain a tensor of size {sizes}: too many empty lists")
             return value.tolist()
         kind = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ConversionError(f"{suffix} stores metadata as JSON, which has no {kind}; use .pt, which can store it")

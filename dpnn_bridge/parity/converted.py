@@ -313,8 +313,10 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
     for name in written.added:
         layers.result.whole.append(failed(f"converted {name}", "the model has no such module"))
     for difference in constants(pairs) if pairs else ():
-        layer = layers.of_module(difference.wanted)
-        if name := difference.attribute:
+        layer, name = layers.of_module(difference.wanted), difference.attribute
+        if program and name == "inplace":  # --inplace; it changes no result
+            continue
+        if name:
             message = f"{difference.found} instead of {literal(getattr(difference.wanted, name))}"
         else:
             name, message = "settings", f"the converted file lacks {difference.statement}"

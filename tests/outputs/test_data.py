@@ -397,3 +397,18 @@ def test_nans_that_differ_show_their_bits() -> None:
     expected = "x[2]: expected nan with the bits 0x7e00, found nan with the bits 0x7e05"
     assert first_difference({"x": one}, {"x": other}) == expected
     assert first_difference({"x": one}, {"x": one.copy()}) == ""
+
+
+def test_a_tensor_without_elements_is_no_long_list(tmp_path: Path) -> None:
+    storage = LuaStorage("torch.DoubleStorage", 0, np.empty(0))
+    for size in (3, 10**7):
+        dpnn_bridge.write_t7(
+            tmp_path / "a.t7", LuaTable({"x": LuaTensor("torch.DoubleTensor", (size, 0), (1, 1), 0, storage)})
+        )
+        if size == 3:
+            dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "a.json")
+            assert json.loads((tmp_path / "a.json").read_text()) == {"x": [[], [], []]}
+            continue
+        with pytest.raises(ConversionLimitError, match="require more memory than the file contains"):
+            dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "b.json")
+        dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "b.npz")

@@ -20,10 +20,12 @@ import torch
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge.errors import ConversionError, DpnnBridgeError, NotT7Error, T7FormatError
+from dpnn_bridge.conversion.limits import extent
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, DpnnBridgeError, NotT7Error, T7FormatError
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.outputs import pt_file, safetensors_file
 from dpnn_bridge.outputs.container import is_small
+from dpnn_bridge.outputs.decoded import decode
 
 NODES: list[Any] = [
     {"object": "nn.Identity", "version": 1, "payload": [1], "header": []},
@@ -605,3 +607,52 @@ def test_a_pickle_in_a_pt2_runs_no_code(variable: str, tmp_path: Path, monkeypat
     assert not (tmp_path / "created").exists()
     assert os.environ[variable] == "1"
     assert dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.pt2", input=torch.ones(2)).ok
+
+
+def test_a_tensor_that_the_state_dict_lists_often_gives_memory_once(tmp_path: Path) -> None:
+    net = dpnn_bridge.to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.BatchNorm1d(2), nn.Tanh())))
+    dpnn_bridge.save(tmp_path / "net.pt", net)
+    value = torch.load(tmp_path / "net.pt")
+    graph = json.loads(value["graph"])
+    for node in [n for n in graph["nodes"] if n.get("shape") == [2]]:
+        node["shape"], storage = [4 * 10**7], graph["nodes"][node["storage"][0]]
+        storage.update(size=4 * 10**7)
+        for name in ("data", "key"):
+            storage.pop(name, None)
+    value["graph"] = json.dumps(graph)
+    value["state_dict"].update(dict.fromkeys([f"view{i}" for i in range(1000)], torch.zeros(20_000)))
+    torch.save(value, tmp_path / "net.pt")
+    with pytest.raises(ConversionLimitError, match="require more memory than the file contains"):
+        dpnn_bridge.load(tmp_path / "net.pt")
+
+
+def test_storages_with_one_tensor_of_the_state_dict_count_once() -> None:
+    tensor = torch.zeros(100)
+    nodes = [{"storage": "torch.FloatStorage", "size": 100, "key": f"view{i}"} for i in range(9)]
+    table = {"table": [[i, [i + 1]] for i in range(9)]}
+    text = json.dumps({"root": [0], "nodes": [table, *nodes]})
+    root = decode(text, [], {f"view{i}": tensor for i in range(9)}).root
+    assert extent(root)[0] == tensor.nbytes
+    parts = torch.zeros(900).split(100)  # one storage, of which each tensor is another part
+    assert extent(decode(text, [], {f"view{i}": part for i, part in enumerate(parts)}).root)[0] == 3600
+
+
+def test_a_name_that_is_unmapped_often_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dpnn_bridge.save(tmp_path / "net.pt", nn.Sequential(nn.Sequential(nn.Linear(1, 1))))
+    value = torch.load(tmp_path / "net.pt")
+    value["graph"] = json.dumps({**json.loads(value["graph"]), "unmapped": ["0.0", "0", ""] * 1000})
+    torch.save(value, tmp_path / "net.pt")
+    calls: list[nn.Module] = []
+    original = nn.Module.state_dict
+    monkeypatch.setattr(nn.Module, "state_dict", lambda self, **kw: calls.append(self) or original(self, **kw))
+    dpnn_bridge.load(tmp_path / "net.pt")
+    assert len(calls) < 20
+
+
+def test_metadata_without_elements_are_not_large(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "net.pt", nn.Sequential(nn.Linear(1, 1)), metadata={"x": torch.empty(3, 2, 0)})
+    dpnn_bridge.convert(tmp_path / "net.pt", tmp_path / "out.safetensors")
+    value = torch.load(tmp_path / "net.pt")
+    torch.save({**value, "metadata": {"x": torch.empty(10**7, 0)}}, tmp_path / "net.pt")
+    with pytest.raises(ConversionLimitError, match="size 10000000x0: too many empty lists"):
+        dpnn_bridge.convert(tmp_path / "net.pt", tmp_path / "out.safetensors", force=True)

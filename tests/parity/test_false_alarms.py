@@ -328,3 +328,14 @@ def test_a_wrong_layer_before_a_right_output_is_named(wrong: int, tmp_path: Path
     dpnn_bridge.write_t7(tmp_path / "m.t7", model)
     result = dpnn_bridge.verify(tmp_path / "m.t7", input=x, output=output)
     assert [layer.path for layer in result.layers if not layer.ok] == [f"modules[{wrong + 1}]"]
+
+
+def test_a_program_that_computes_in_place_is_equal(tmp_path: Path) -> None:
+    net = dpnn_bridge.to_lua(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval())
+    net["modules"][2]["inplace"] = True
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    for inplace in (False, True):
+        dpnn_bridge.convert(tmp_path / "model.t7", tmp_path / "net.py", inplace=inplace, force=True)
+        assert ("inplace=True" in (tmp_path / "net.py").read_text()) == inplace
+        result = verify(tmp_path / "model.t7", tmp_path / "net.py", input=torch.randn(5, 3))
+        assert result.verdict == Verdict.EQUAL, str(result)
