@@ -25,7 +25,7 @@ from dpnn_bridge.base.remote import (
 )
 from dpnn_bridge.base.shards import LONGEST_NAME, new_generation, shard_names
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import OutputError, OutputExistsError
+from dpnn_bridge.errors import OptionError, OutputError, OutputExistsError
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Task:
     target: Location
     key: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("source", "target"):  # a text without a protocol is a path
+            object.__setattr__(self, name, location_of(getattr(self, name)))
+
 
 @checks_arguments
 def tasks_for(sources: Sequence[Location], out_dir: Location, suffix: str) -> list[Task]:
@@ -49,12 +53,15 @@ def tasks_for(sources: Sequence[Location], out_dir: Location, suffix: str) -> li
     Args:
         sources: paths, URLs, or patterns with ``*``. A name with ``*`` is not a pattern if a file has this name.
         out_dir: path or URL of a folder.
-        suffix: suffix of the outputs.
+        suffix: suffix of the outputs, such as ``.pt``.
 
     Raises:
+        OptionError: the suffix does not begin with a dot.
         OutputError: two sources would have the same output, or an output would replace a source or be outside
             ``out_dir``.
     """
+    if not suffix.startswith("."):
+        raise OptionError(f"suffix={suffix!r}: a suffix begins with a dot, such as '.pt'")
     sources = [found for source in sources for found in _expanded(source)]
     out_dir = location_of(out_dir)
     # symbolic links are not resolved: links in a download cache refer to files that are named by a checksum
@@ -84,6 +91,7 @@ def tasks_for_models(source: Location, target: Location, keys: Sequence[str]) ->
     A key whose file name would be invalid or a duplicate gets another file name.
     """
     tasks: dict[str, Task] = {}
+    target = location_of(target)
     name = PurePosixPath(target).name
     suffix = INDEX if name.endswith(INDEX) else PurePosixPath(name).suffix
     stem = name.removesuffix(suffix)

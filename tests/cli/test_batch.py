@@ -79,6 +79,17 @@ def test_one_file_named_twice_is_one_task(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(batch.tasks_for([source, Path("model.t7")], tmp_path / "out", ".pt")) == 1
 
 
+def test_a_text_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies(tmp_path, "a.t7")
+    monkeypatch.chdir(tmp_path)
+    assert batch.Task("a.t7", "new/a.pt") == batch.Task(Path("a.t7"), Path("new/a.pt"))
+    assert [outcome.status for outcome in batch.run([batch.Task("a.t7", "new/a.pt")])] == ["converted"]
+    targets = [task.target for task in batch.tasks_for_models("a.t7", "out.pt", ["enc", "dec"])]
+    assert targets == [Path("out.enc.pt"), Path("out.dec.pt")]
+    with pytest.raises(OptionError, match="a suffix begins with a dot"):
+        batch.tasks_for(["a.t7"], "out", "pt")
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_name_with_a_star_is_a_pattern_unless_a_file_has_it(tmp_path: Path, kind: type) -> None:
     copies(tmp_path, "a*.t7", "ab.t7")
