@@ -12,6 +12,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.lua_values import new_tensor
+from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.loaders.serial import Mode, serial_form
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.training.flat_vector import flatten as flatten
@@ -309,7 +310,11 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     ``module.to(dtype)`` preserves only the sharing of one parameter object. Parameters of :func:`shared_clone` are an
     example of different parameters that share memory.
+
+    Raises:
+        OptionError: ``dtype`` is not a floating point dtype.
     """
+    dtype = as_dtype(dtype) or dtype
     storages: dict[int, tuple[Tensor, Tensor]] = {}
 
     def converted(tensor: Tensor) -> Tensor:
