@@ -9,7 +9,9 @@ local metatables = bridge.metatables
 local handles = setmetatable({}, {__mode = 'k'})
 bridge.handles = handles
 
+local reserve = bridge.reserve
 local function wrap(handle, tname)
+   reserve()
    local object = newproxy(false)
    handles[object] = handle
    return rawsetmt(object, metatables[tname])
@@ -18,6 +20,7 @@ bridge.wrap = wrap
 
 local argument
 local function list(values)
+   reserve()
    local n = #values
    if n <= 100 then
       local converted = {}

@@ -7,6 +7,7 @@ local states = setmetatable({}, {__mode = 'k'})  -- object -> Python's state of 
 -- The methods of a class compute as the class does, also for an object of a subclass in Lua. A backward pass runs the forward pass
 -- again if the last one had another input or other weights, for example because a subclass overrides updateOutput.
 local function backward(self, tname, ...)
+   bridge.reserve()
    local state, message = py.converted_backward(states[self], self, tname, ...)
    if not state then error(message, 3) end
    states[self] = state
@@ -24,6 +25,7 @@ local function inheriting_class(self, tname, method)
 end
 local function run(class, tname)
    function class:updateOutput(...)
+      bridge.reserve()
       local state, output = py.converted_forward(states[self], self, inheriting_class(self, tname, 'updateOutput'), ...)
       if not state then error(output, 2) end
       states[self], self.output = state, output
