@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,6 @@ def require_unmasked(value: Any) -> Any:
     return value
 
 
-def lists_without_elements(shape: Sequence[int]) -> int:
-    """Return how many empty lists ``tolist()`` creates for an array of this shape; 0 if the array has elements."""
-    return math.prod(shape[: shape.index(0)]) if 0 in shape else 0
+def lists_of(shape: Sequence[int]) -> int:
+    """Return how many lists ``tolist()`` creates for an array of this shape, also if it has no elements."""
+    return sum(accumulate(shape[:-1], operator.mul, initial=1)) if shape else 0

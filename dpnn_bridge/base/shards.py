@@ -33,6 +33,13 @@ class Index(NamedTuple):
     weight_map: dict[str, str]
     generation: str
 
+    def shards(self, index: Path) -> list[Path]:
+        """Return the shards that the index at a path lists."""
+        if self.weight_map:
+            return [index.with_name(name) for name in sorted(set(self.weight_map.values()))]
+        (name,) = shard_names(index, 1, self.generation)  # the model has no tensors
+        return [index.with_name(name)]
+
 
 def new_generation() -> str:
     """Return the identifier of a new conversion."""
@@ -74,11 +81,7 @@ def _is_name(name: str) -> bool:
 
 def shards_of(index: Path) -> list[Path]:
     """Return the shards that an index lists; for errors see :func:`read_index`."""
-    weight_map, generation = read_index(index)
-    if weight_map:
-        return [index.with_name(name) for name in sorted(set(weight_map.values()))]
-    (name,) = shard_names(index, 1, generation)  # the model has no tensors
-    return [index.with_name(name)]
+    return read_index(index).shards(index)
 
 
 def obsolete_shards(index: Path) -> list[Path]:

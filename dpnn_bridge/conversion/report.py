@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,8 +96,10 @@ class Report:
         self.dropped.append(Dropped(path, reason))
 
     def note(self, text: str) -> None:
-        """Add a remark to ``notes`` unless it is there already."""
-        if text not in self.notes:
+        """Add a remark to ``notes`` unless this method has added it before."""
+        noted = self.__dict__.setdefault("_noted", set())  # a file may have a note for each module
+        if text not in noted:
+            noted.add(text)
             self.notes.append(text)
 
     def counts(self) -> dict[tuple[str, str], int]:
@@ -134,4 +137,6 @@ def _for_json(value: Any) -> Any:
         return [_for_json(v) for v in value]
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {'x'.join(map(str, value.shape)) or 'number'}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.elements import lists_without_elements
+from dpnn_bridge.base.elements import lists_of
 from dpnn_bridge.base.graph import key_text
 from dpnn_bridge.conversion.budget import MAX_VALUES, PER_ENTRY, Budget
 from dpnn_bridge.errors import ConversionError, ConversionLimitError
@@ -25,6 +25,8 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 CLASS = "torch class"
 #: bytes of memory for an element while it is converted to text
 _AS_TEXT = 512
+#: bytes of memory for a list, and for a space at the beginning of a line, while they are converted to text
+_PER_LIST, _PER_SPACE = 128, 4
 #: bytes of memory for a character of a string in a table that occurs several times
 _PER_CHARACTER = 8
 #: maximum depth of nested tables
@@ -99,10 +101,15 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
     if isinstance(value, (LuaTensor, LuaStorage)):
         found.tensors += 1
         try:
-            lists = lists_without_elements(value.numpy().shape) if found.text else 0
-            budget.show(max(value.size, lists), value.dtype.itemsize)  # a view may repeat one element
+            budget.show(value.size, value.dtype.itemsize)  # a view may repeat one element
+            if found.text:
+                lists, levels = lists_of(value.numpy().shape), value.numpy().ndim
+                depth = len(above) + levels  # each element and each list has a line, with a space for each level
+                budget.spend(
+                    lists * (_PER_LIST + _PER_SPACE * depth) + value.size * _PER_SPACE * depth, "memory", tensors=0
+                )
         except ConversionLimitError as error:
-            raise ConversionLimitError(str(error), path=path or "the file") from None
+            raise ConversionLimitError(str(error), path=shortened(path) or "the file") from None
         return value.numpy()
     if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < _MAX_DEPTH:
         above = (*above, id(value))

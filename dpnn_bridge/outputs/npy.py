@@ -15,7 +15,7 @@ _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 #: an entry of a header that numpy writes, in Python 2 too. numpy's own parser accepts more, and crashes on "<m8[1s/0]"
 _ITEM = re.compile(
-    r"""'(?:descr'\s*:\s*'(?P<descr>[<>=|]?(?:[iu][1248]|f[248]|b1|[US][0-9]{1,8}))'|"""
+    r"""'(?:descr'\s*:\s*'(?P<descr>[<>=|]?(?:[iu][1248]|f[248]|c8|c16|b1|[US][0-9]{1,8}))'|"""
     r"""fortran_order'\s*:\s*(?P<fortran>True|False)|"""
     r"""shape'\s*:\s*\((?P<shape>[0-9L,\s]*)\))(?:\s*,)?"""
 )

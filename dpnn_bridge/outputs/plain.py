@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dpnn_bridge.base.elements import lists_without_elements
+from dpnn_bridge.base.elements import lists_of
 from dpnn_bridge.base.storage import storage_elements
 from dpnn_bridge.conversion.storable import problem_of
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.outputs.pt_file import MAX_DEPTH
 
 _SCALARS: tuple[Any, ...] = (bool, int, float, str, bytes)
-#: maximum number of empty lists in JSON that represent tensors without elements
+#: maximum number of lists in JSON beyond two for each element of a tensor
 _MAX_LISTS = 1 << 16
 _EXPECTED = "expected numbers, strings, bytes, tensors, and lists and dicts of these"
 
@@ -114,7 +114,7 @@ def json_text(metadata: Any, suffix: str) -> str:
         suffix: suffix of the file, for the message.
 
     Raises:
-        ConversionLimitError: tensors without elements are too large.
+        ConversionLimitError: tensors have far more lists than elements: many sizes are 1, or one is 0.
         ConversionError: JSON cannot represent a value, or two keys of a dict, such as 1 and "1", are equal in JSON.
     """
     for keys in _keys(metadata):
@@ -129,10 +129,10 @@ def json_text(metadata: Any, suffix: str) -> str:
     def value_of(value: Any) -> Any:
         nonlocal lists
         if isinstance(value, Tensor) and not value.is_complex():
-            lists += lists_without_elements(value.shape)
+            lists += max(0, lists_of(value.shape) - 2 * value.numel())
             if lists > _MAX_LISTS:
                 sizes = "x".join(map(str, value.shape))
-                raise ConversionLimitError(f"the metadata contain a tensor of size {sizes}: too many empty lists")
+                raise ConversionLimitError(f"the metadata contain a tensor of size {sizes}: too many lists for JSON")
             return value.tolist()
         kind = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ConversionError(f"{suffix} stores metadata as JSON, which has no {kind}; use .pt, which can store it")

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from dpnn_bridge.base.json_reader import parse_json
 from dpnn_bridge.base.shards import read_index as read_shard_index
-from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, DpnnBridgeError, NotT7Error, T7Error, T7FormatError
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.outputs.plain import unique_keys
 
@@ -88,24 +87,32 @@ def index_metadata(path: Path) -> dict[str, str]:
 
 def _shards(path: Path) -> Iterator[Opened]:
     """Open the shards of an index one after another, and check that they match the index."""
-    weight_map, generation = read_shard_index(path)
+    index = read_shard_index(path)
     listed: dict[str, set[str]] = {}
-    for name, shard in weight_map.items():
+    for name, shard in index.weight_map.items():
         listed.setdefault(shard, set()).add(name)
-    for number, file in enumerate(shards_of(path)):
-        found = opened(file)
-        if not generation and not number:  # the index of another program has no generation; the shards must agree
-            generation = found[1].get("generation", "")
-        if found[1].get("generation", "") != generation:
-            raise T7FormatError(
-                f"{file.name} belongs to another conversion than the index; convert the model again",
-                source=str(path),
-            )
-        if found[2].keys() != listed.get(file.name, set()):
-            raise T7FormatError(
-                f"{file.name} contains other tensors than the index lists; {COPY_AGAIN}", source=str(path)
-            )
+    generation = index.generation
+    for number, file in enumerate(index.shards(path)):
+        try:
+            found = opened(file)
+            if not generation and not number:  # the index of another program has no generation; the shards must agree
+                generation = found[1].get("generation", "")
+            _check_shard(path, file, found, generation, listed.get(file.name, set()))
+        except (DpnnBridgeError, OSError) as error:
+            if read_shard_index(path) != index:
+                raise T7Error(f"{path}: changed while it was read; try again") from error
+            raise
         yield found
+
+
+def _check_shard(path: Path, file: Path, found: Opened, generation: str, names: set[str]) -> None:
+    """Raise an error if a shard is not of the generation of the index at ``path``, or contains other tensors."""
+    if found[1].get("generation", "") != generation:
+        raise T7FormatError(
+            f"{file.name} belongs to another conversion than the index; convert the model again", source=str(path)
+        )
+    if found[2].keys() != names:
+        raise T7FormatError(f"{file.name} contains other tensors than the index lists; {COPY_AGAIN}", source=str(path))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: required fields of an entry
 REQUIRED = {"files", "compared", "reason"}
+#: maximum number of characters of a reason
+_LONGEST_REASON = 2000
 #: maximum number of characters of patterns and names that are compared for one file
 _MAX_STEPS = 1 << 22
 #: additional steps of each entry and of each pattern, whose calls take about as long as these comparisons
@@ -165,6 +167,8 @@ def _entry(entry: Any, where: str) -> KnownDifference:
             raise ValueError(f"{where}: {name} must be a list of at least one pattern")
     if not isinstance(entry["reason"], str) or not entry["reason"].strip():
         raise ValueError(f"{where}: the reason is missing")
+    if len(entry["reason"]) > _LONGEST_REASON:  # reports contain it once for each comparison
+        raise ValueError(f"{where}: the reason has more than {_LONGEST_REASON} characters")
     message, measured = entry.get("message", ""), entry.get("measured", {})
     if not isinstance(message, str) or not isinstance(measured, dict):
         raise ValueError(f"{where}: message must be a pattern and measured an object")

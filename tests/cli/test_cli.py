@@ -250,7 +250,7 @@ def test_help_does_not_import_torch() -> None:
 
 
 def test_tensors_in_metadata_are_sizes_in_a_report(tmp_path: Path) -> None:
-    metadata = {"mean": torch.ones(3, 2), "raw": b"x\xff", "list": (1, [torch.ones(())])}
+    metadata = {"mean": torch.ones(3, 2), "raw": b"x\xff", "list": (1, [torch.ones(())]), "lowest": -float("inf")}
     dpnn_bridge.save(tmp_path / "a.pt", torch.nn.Sequential(torch.nn.Linear(1, 1)), metadata=metadata)
     run(tmp_path / "a.pt", tmp_path / "b.pt", "--report", tmp_path / "report.json", "-q")
     found = json.loads((tmp_path / "report.json").read_text())["metadata"]
@@ -258,4 +258,5 @@ def test_tensors_in_metadata_are_sizes_in_a_report(tmp_path: Path) -> None:
         "mean": "float32 3x2",
         "raw": "x\\xff",
         "list": [1, ["float32 number"]],
+        "lowest": "-inf",
     }

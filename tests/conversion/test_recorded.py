@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
+from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tracing import leaf
 from dpnn_bridge.modules.rnn.mask import LookupTableMaskZero
 
@@ -107,3 +108,24 @@ def test_fx_records_a_module_with_a_proxy_anywhere_in_its_input_as_one_node(form
 
     nodes = torch.fx.symbolic_trace(Model()).graph.nodes
     assert [node.target for node in nodes if node.op == "call_module"] == ["layer"]
+
+
+def test_a_note_for_each_module_takes_linear_time() -> None:
+    report = Report()
+    for i in range(3):
+        for _ in range(2):
+            report.note(f"note {i}")
+    assert report.notes == ["note 0", "note 1", "note 2"]
+
+    class Counted(str):
+        calls = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.calls += 1
+            return str.__eq__(self, other)  # type: ignore[arg-type]
+
+        __hash__ = str.__hash__
+
+    for i in range(1000):
+        report.note(Counted(i))
+    assert Counted.calls < 1000

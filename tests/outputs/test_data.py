@@ -412,3 +412,21 @@ def test_a_tensor_without_elements_is_no_long_list(tmp_path: Path) -> None:
         with pytest.raises(ConversionLimitError, match="require more memory than the file contains"):
             dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "b.json")
         dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("kind", ["sizes of 1", "nested tables"])
+def test_lists_and_lines_count_as_memory_of_text(kind: str, tmp_path: Path) -> None:
+    def data(size: int) -> Any:
+        shape = (size, *[1] * 20) if kind == "sizes of 1" else (size,)
+        value: Any = LuaTensor.from_numpy(np.ones(shape, np.uint8))
+        for _ in range(0 if kind == "sizes of 1" else 150):
+            value = LuaTable({"a": value})
+        return value
+
+    for size in (100, 10**6):
+        dpnn_bridge.write_t7(tmp_path / "a.t7", LuaTable({"x": data(size)}), force=True)
+        if size == 100:
+            dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "a.json")
+            continue
+        with pytest.raises(ConversionLimitError, match="require more memory than the file contains"):
+            dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "b.json")

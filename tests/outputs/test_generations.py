@@ -23,6 +23,7 @@ from dpnn_bridge.base.atomic import protecting
 from dpnn_bridge.base.shards import read_index, shards_of
 from dpnn_bridge.errors import NotT7Error, OutputError, OutputExistsError, T7Error, T7FormatError
 from dpnn_bridge.files.converting import convert
+from dpnn_bridge.outputs import safetensors_file
 
 INDEX = "m.safetensors.index.json"
 
@@ -240,6 +241,20 @@ def test_a_mix_is_refused(folder: Path) -> None:
     one.write_text(re.sub('"generation": "[0-9a-f]+"', '"by": "another program"', one.read_text()))
     with pytest.raises(T7FormatError, match="belongs to another conversion"):
         dpnn_bridge.load(one)
+
+
+def test_a_set_that_is_replaced_while_it_is_read_is_one_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = written(folder, "one.t7")
+    original = safetensors_file.opened
+
+    def opened(path: Path) -> Any:
+        monkeypatch.setattr(safetensors_file, "opened", original)
+        written(folder, "two.t7", force=True)
+        return original(path)
+
+    monkeypatch.setattr(safetensors_file, "opened", opened)
+    with pytest.raises(T7Error, match="changed while it was read; try again"):
+        safetensors_file.read_index(index)
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.t7", "x.npz"])

@@ -175,6 +175,10 @@ def test_a_gradient_that_layers_share_counts_once_in_the_sum() -> None:
         ("{}", "a list"),
         ("[7]", "entry 1"),
         ('[{"files": ["*"], "compared": ["*"], "reason": " "}]', "reason"),
+        (
+            f'[{{"files": ["*"], "compared": ["*"], "reason": "{"r" * 2001}"}}]',
+            "the reason has more than 2000 characters",
+        ),
         ('[{"files": "*", "compared": ["*"], "reason": "r"}]', "files"),
         ('[{"files": ["*"], "compared": [], "reason": "r"}]', "compared must be a list of at least one pattern"),
         ('[{"files": ["*"], "compared": ["*"], "reason": "r", "message": 1}]', "message"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.reading import open_archive, open_input, open_zip
+from dpnn_bridge.base.reading import open_archive, open_zip
 from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import same_tensors
 from dpnn_bridge.conversion.distributed import FULL_STATE, is_distributed
@@ -65,10 +64,12 @@ def _same_entry(expected: ZipFile, found: ZipFile, name: str) -> bool:
         return a.elements(one).tobytes() == b.elements(other).tobytes()
 
 
-def _array(content: bytes) -> np.ndarray:
-    """Return the array of a ``.npy`` file, also of strings, in memory of the size of the file."""
-    file = io.BytesIO(content)
-    return ArrayHeader(file, text=True).elements(file)
+def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and the array of each entry; numpy's reader could not run in several threads on older Pythons."""
+    with open_archive(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                yield name.removesuffix(".npy"), ArrayHeader(file, text=True).elements(file)
 
 
 def _check_names(path: Path, expected: Mapping[str, Tensor], names: Sequence[str]) -> None:
@@ -116,8 +117,7 @@ class Npz(Format):
             context.notes.append(f"tensors of classes without a mapping are omitted; {others}")
 
     def verify(self, module: nn.Module, path: Path, context: ExportContext) -> None:
-        with open_input(path) as file, np.load(file, allow_pickle=False) as archive:
-            same_tensors(path, {k: torch.from_numpy(archive[k]) for k in archive.files}, _weights(module))
+        same_tensors(path, {name: torch.from_numpy(array) for name, array in _arrays(path)}, _weights(module))
 
     def origin(self, path: Path) -> str | None:
         check_zip(path)
@@ -174,8 +174,7 @@ class Npz(Format):
 
     def read_data(self, path: Path) -> dict[str, np.ndarray]:
         check_zip(path)
-        with open_archive(path) as archive:
-            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+        return dict(_arrays(path))
 
     def write_data(self, found: data.Data, path: Path) -> None:
         cleaned = data.flat(data.cleaned(found, np.ascontiguousarray))
@@ -184,9 +183,9 @@ class Npz(Format):
         reserved = {f"{name}.npy" for name in arrays}
         data.check_names(arrays, ".npz", lambda n: "\0" not in n and len(n.encode()) < 65_000 and n not in reserved)
         _write(path, arrays)
-        with reading_back(path), open_input(path) as file, np.load(file, allow_pickle=False) as archive:
-            for name, expected in arrays.items():
-                if archive[name].dtype != expected.dtype or archive[name].tobytes() != expected.tobytes():
+        with reading_back(path):
+            for (name, expected), (other, array) in zip(arrays.items(), _arrays(path), strict=True):
+                if (name, expected.dtype) != (other, array.dtype) or array.tobytes() != expected.tobytes():
                     raise not_as_written(path, f"{name} differs")
 
 
