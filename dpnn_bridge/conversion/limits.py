@@ -37,6 +37,8 @@ STEPS, STEPS_PER_BYTE = 1 << 29, 1 << 17
 STEPS_PER_OPERATION = 1 << 15
 #: steps of each returned view, and of each call of a module
 STEPS_PER_VIEW = 1 << 15
+#: maximum number of dimensions of a view's source
+_MAX_DIMENSIONS = 64
 #: steps of each value in the nested lists with which a module is called; a list that occurs twice counts twice
 STEPS_PER_VALUE = 1 << 10
 
@@ -144,6 +146,8 @@ class OperationMeter(EagerMode):
         kind = _KINDS.get(func) or _kind(func)
         sizes = padded(args) if any(t.is_nested for t in _tensors(args)) else args
         if kind is Kind.VIEW:
+            if isinstance(args[0], Tensor) and args[0].dim() > _MAX_DIMENSIONS:  # all operations read the sizes
+                raise ConversionLimitError(f"it computes a tensor with more than {_MAX_DIMENSIONS} dimensions")
             self.take(OperationCost(0, 0, _views(func, sizes) * STEPS_PER_VIEW))
         else:
             kept, scratch, steps, _ = self._cost(kind, func, sizes, kwargs or {})

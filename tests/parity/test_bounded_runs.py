@@ -317,3 +317,11 @@ print(gc.get_freeze_count() > 50_000)  # PyTorch's objects
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["[] True", "True"]
+
+
+def test_a_chain_of_layers_adds_no_dimensions_without_end(file: Any) -> None:
+    """Every operation reads all sizes."""
+    chain = [layer("Replicate", nfeatures=1, dim=1, ndim=9999) for _ in range(100)]
+    path = file(layer("Sequential", modules=LuaTable.from_list(chain)), (1, 1))
+    with pytest.raises(ConversionLimitError, match=r"modules\[6\d\].*more than 64 dimensions"):
+        verify(path)
