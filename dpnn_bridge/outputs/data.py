@@ -27,6 +27,8 @@ CLASS = "torch class"
 _AS_TEXT = 512
 #: bytes of memory for a list, and for a space at the beginning of a line, while they are converted to text
 _PER_LIST, _PER_SPACE = 128, 4
+#: lists for each element, such as those of N x 1 labels, and levels, that cost nothing
+_FREE_LISTS, _FREE_LEVELS = 2, 8
 #: bytes of memory for a character of a string in a table that occurs several times
 _PER_CHARACTER = 8
 #: maximum depth of nested tables
@@ -103,11 +105,10 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         try:
             budget.show(value.size, value.dtype.itemsize)  # a view may repeat one element
             if found.text:
-                lists, levels = lists_of(value.numpy().shape), value.numpy().ndim
-                depth = len(above) + levels  # each element and each list has a line, with a space for each level
-                budget.spend(
-                    lists * (_PER_LIST + _PER_SPACE * depth) + value.size * _PER_SPACE * depth, "memory", tensors=0
-                )
+                levels = value.numpy().ndim
+                lists = max(0, lists_of(value.numpy().shape) - _FREE_LISTS * value.size)
+                spaces = (lists + value.size) * max(0, len(above) + levels - _FREE_LEVELS)  # before each line
+                budget.spend(lists * _PER_LIST + spaces * _PER_SPACE, "memory", tensors=0)
         except ConversionLimitError as error:
             raise ConversionLimitError(str(error), path=shortened(path) or "the file") from None
         return value.numpy()

@@ -29,7 +29,7 @@ class ArrayHeader:
 
     Args:
         file: binary file at its beginning; it is read up to the elements.
-        text: whether the elements may be strings.
+        text: whether the elements may be strings or complex numbers.
 
     Attributes:
         shape: shape of the array.
@@ -51,7 +51,11 @@ class ArrayHeader:
         found = {item.lastgroup: item[item.lastgroup] for item in _ITEM.finditer(header) if item.lastgroup}
         sizes = _SIZE.findall(found.get("shape", ""))
         parsed = "".join(_ITEM.sub("", header).split()) == "{}" and len(found) == len(_ITEM.groupindex)
-        if not parsed or any(len(n) > _MAX_DIGITS for n in sizes) or (not text and found["descr"][1:2] in ("U", "S")):
+        if (
+            not parsed
+            or any(len(n) > _MAX_DIGITS for n in sizes)
+            or (not text and found["descr"][1:2] in ("U", "S", "c"))
+        ):
             kind = "numbers or text" if text else "numbers"
             raise T7FormatError(f"not an array of {kind}: a numpy array with the header {header.strip()!r:.200}")
         self.shape, self.dtype = tuple(map(int, sizes)), np.dtype(found["descr"])

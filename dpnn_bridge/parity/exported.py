@@ -62,7 +62,7 @@ def as_exported(module: nn.Module, torch7: nn.Module, value: Any, options: Optio
     if isinstance(module, Models) or all(record_of(m) is not None or isinstance(m, Placeholder) for m in own):
         return None
     layers, best, most = _layers(torch7), None, -1
-    if _layers(module) == layers:
+    if _layers(module) == layers and [*map(type, module.modules())] == [*map(type, torch7.modules())]:
         return None
     for export in _exports(module, value, options):
         common = len(layers & _layers(export))

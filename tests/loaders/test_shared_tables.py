@@ -62,6 +62,7 @@ def test_the_graph_of_a_converted_file_is_bounded_alike(tmp_path: Path) -> None:
     shared = {"table": [[f"f{i}", i] for i in range(2000)]}
     objects = [{"object": "nn.Tanh", "version": 1, "payload": [0], "header": []} for _ in range(1000)]
     graph = json.loads(text) | {"nodes": [shared, *objects], "root": [1]}
+    path.unlink()
     safetensors_writer.write(path, {}, strings | {name: json.dumps(graph)})
     with pytest.raises(T7FormatError, match="share tables so often"):
         dpnn_bridge.load(path)

@@ -28,6 +28,7 @@ from dpnn_bridge.files.converting import data_difference, is_converted
 from dpnn_bridge.files.summary import _output, lines, summarize
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 from dpnn_bridge.outputs import pt_writer
+from dpnn_bridge.outputs.data import collect
 from dpnn_bridge.outputs.data_difference import first_difference
 
 DATA: dict[str, Any] = {
@@ -430,3 +431,8 @@ def test_lists_and_lines_count_as_memory_of_text(kind: str, tmp_path: Path) -> N
             continue
         with pytest.raises(ConversionLimitError, match="require more memory than the file contains"):
             dpnn_bridge.convert(tmp_path / "a.t7", tmp_path / "b.json")
+
+
+def test_labels_are_written_as_text() -> None:
+    labels = LuaTensor.from_numpy(np.ones((10**6, 1), np.uint8))
+    assert collect(LuaTable({"y": labels}), text=True).tensors == 1
