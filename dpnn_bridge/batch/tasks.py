@@ -17,7 +17,6 @@ from dpnn_bridge.base.remote import (
     absolute,
     beside,
     input_place,
-    is_url,
     listed,
     location_of,
     url_place,
@@ -25,7 +24,7 @@ from dpnn_bridge.base.remote import (
 )
 from dpnn_bridge.base.shards import LONGEST_NAME, new_generation, shard_names
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import OptionError, OutputError, OutputExistsError
+from dpnn_bridge.errors import MissingFileError, OutputError, OutputExistsError
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,10 @@ def tasks_for(sources: Sequence[Location], out_dir: Location, suffix: str) -> li
         suffix: suffix of the outputs, such as ``.pt``.
 
     Raises:
-        OptionError: the suffix does not begin with a dot.
+        MissingFileError: no file matches a text.
         OutputError: two sources would have the same output, or an output would replace a source or be outside
             ``out_dir``.
     """
-    if not suffix.startswith("."):
-        raise OptionError(f"suffix={suffix!r}: a suffix begins with a dot, such as '.pt'")
     sources = [found for source in sources for found in _expanded(source)]
     out_dir = location_of(out_dir)
     # symbolic links are not resolved: links in a download cache refer to files that are named by a checksum
@@ -111,16 +108,20 @@ def tasks_for_models(source: Location, target: Location, keys: Sequence[str]) ->
 
 
 def _expanded(source: Location) -> Sequence[Location]:
-    """Return the files that match a pattern that the shell has not expanded, or the path of an existing file."""
+    """Return the files that match a pattern that the shell has not expanded, or the path of an existing file.
+
+    In a text only ``*`` is special, as in a URL.
+    """
     location = location_of(source)
     if isinstance(location, str):
         return listed(location)
     if os.path.lexists(location):
         return [location]
-    pattern = os.fspath(location)
-    if is_url(source):  # only * is special, as in a store
-        pattern = re.sub(r"[\[?]", r"[\g<0>]", pattern)
-    return sorted(Path(p) for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p)) or [location]
+    pattern = re.sub(r"[\[?]", r"[\g<0>]", str(location)) if isinstance(source, str) else str(location)
+    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p))
+    if not found and isinstance(source, str) and "*" in source:
+        raise MissingFileError(f"{source}: no file matches")
+    return found or [location]
 
 
 def _split_url(url: str) -> tuple[str, PurePath]:

@@ -17,7 +17,7 @@ from dpnn_bridge.outputs.pt_file import MAX_DEPTH
 
 _SCALARS: tuple[Any, ...] = (bool, int, float, str, bytes)
 #: maximum number of lists in JSON beyond two for each element of a tensor
-_MAX_LISTS = 1 << 16
+_MAX_LISTS = 1 << 20
 _EXPECTED = "expected numbers, strings, bytes, tensors, and lists and dicts of these"
 
 

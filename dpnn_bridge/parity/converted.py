@@ -22,6 +22,7 @@ from dpnn_bridge.compare.differences import BITS, Difference, compare_tensor
 from dpnn_bridge.compare.memory import copied, relocate
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.faster import without_faster
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, T7Error
 from dpnn_bridge.modules.nn.nngraph import GModule
@@ -314,7 +315,8 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
         layers.result.whole.append(failed(f"converted {name}", "the model has no such module"))
     for difference in constants(pairs) if pairs else ():
         layer, name = layers.of_module(difference.wanted), difference.attribute
-        if program and name == "inplace":  # --inplace; it changes no result
+        record = record_of(difference.wanted)
+        if program and name == "inplace" and record is not None and record.fields.get(name) is True:  # --inplace
             continue
         if name:
             message = f"{difference.found} instead of {literal(getattr(difference.wanted, name))}"

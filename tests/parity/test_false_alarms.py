@@ -339,3 +339,8 @@ def test_a_program_that_computes_in_place_is_equal(tmp_path: Path) -> None:
         assert ("inplace=True" in (tmp_path / "net.py").read_text()) == inplace
         result = verify(tmp_path / "model.t7", tmp_path / "net.py", input=torch.randn(5, 3))
         assert result.verdict == Verdict.EQUAL, str(result)
+    text = (tmp_path / "net.py").read_text()
+    net["modules"][2]["inplace"] = False
+    dpnn_bridge.write_t7(tmp_path / "model.t7", net)
+    (tmp_path / "net.py").write_text(text)
+    assert not verify(tmp_path / "model.t7", tmp_path / "net.py").ok  # it could change what another layer reads
