@@ -14,7 +14,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.exclusive import Exclusive
-from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.base.import_file import import_file, importing_from
 from dpnn_bridge.base.regular import MAX_BYTES, check_file
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.errors import ConversionError, NotT7Error, OptionError
@@ -59,24 +59,10 @@ def _update(path: Path) -> None:
     if _running and path not in _loaded:
         _temporary.add(path)
     name = _forget(path, files)
-    with _importable(str(path.parent)):
+    with importing_from(str(path.parent), first=False):
         name = import_file(path, "dpnn_bridge_plugin", name, registry.unregister).__name__
     code = {file: checksum for file, checksum in files.items() if file.endswith(".py")}
     _loaded[path] = name, _checksums(path) | code  # the plugin may have written data files
-
-
-@contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    """Let a plugin import files beside it; modules of the same name that Python finds elsewhere come first."""
-    if folder in sys.path:
-        yield
-        return
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the plugin has removed it
-            sys.path.remove(folder)
 
 
 def _forget(path: Path, files: Iterable[str] = ()) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -17,6 +18,25 @@ class _SourceLoader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
+
+
+@contextmanager
+def importing_from(folder: str, *, first: bool) -> Iterator[None]:
+    """Let code import files of a folder inside the ``with`` block.
+
+    Args:
+        folder: The folder.
+        first: Whether its files come before modules of the same name that Python finds elsewhere.
+    """
+    if not first and folder in sys.path:
+        yield
+        return
+    sys.path.insert(0 if first else len(sys.path), folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the code has removed the folder itself
+            sys.path.remove(folder)
 
 
 def import_file(

@@ -152,11 +152,16 @@ def listed(pattern: str) -> list[str]:
     return found
 
 
+def with_star_only(pattern: str) -> str:
+    """Return a pattern of ``glob`` in which only ``*`` is special."""
+    return re.sub(r"[\[?]", r"[\g<0>]", pattern)
+
+
 def _matching(pattern: str) -> list[str]:
     """Return the files of a store that match a pattern."""
     files, path = _store(pattern, _cannot_list)
     files.invalidate_cache()
-    found = files.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
+    found = files.glob(with_star_only(path), detail=True)
     names = sorted(name for name, info in found.items() if info["type"] != "directory")
     return [files.unstrip_protocol(name) for name in names]
 

@@ -20,6 +20,7 @@ from dpnn_bridge.base.remote import (
     listed,
     location_of,
     url_place,
+    with_star_only,
     without_query,
 )
 from dpnn_bridge.base.shards import LONGEST_NAME, new_generation, shard_names
@@ -117,7 +118,7 @@ def _expanded(source: Location) -> Sequence[Location]:
         return listed(location)
     if os.path.lexists(location):
         return [location]
-    pattern = re.sub(r"[\[?]", r"[\g<0>]", str(location)) if isinstance(source, str) else str(location)
+    pattern = with_star_only(str(location)) if isinstance(source, str) else str(location)
     found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p))
     if not found and isinstance(source, str) and "*" in source:
         raise MissingFileError(f"{source}: no file matches")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.cli.terminal import console, in_options, plain_table, say
@@ -17,6 +20,21 @@ if TYPE_CHECKING:
 
 #: maximum number of files that are listed separately
 MAX_ROWS = 100
+
+
+def list_classes_of_lua(as_json: bool) -> None:
+    """Print every Lua class with its torch modules."""
+    from dpnn_bridge.conversion.registry import known_names, torch_name
+
+    classes = {
+        name: [torch_name(spec) for spec in specs]
+        for name, specs in known_names().items()
+        if not name.startswith("dpnn_bridge.")  # the container of several models is not a Lua class
+    }
+    if as_json:
+        click.echo(json.dumps(classes, indent=2))
+        return
+    click.echo("\n".join(f"{name}\t{', '.join(modules)}" for name, modules in classes.items()))
 
 
 def print_one(done: Report, files: Sequence[Any], verbose: bool, seconds: float) -> None:

@@ -23,7 +23,7 @@ from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.base.remote import location_of, manifest_path
 from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.base.suffixes import INDEX, index_of
-from dpnn_bridge.cli.conversions import print_many, print_one
+from dpnn_bridge.cli.conversions import list_classes_of_lua, print_many, print_one
 from dpnn_bridge.cli.terminal import (
     Command,
     FileType,
@@ -56,19 +56,6 @@ from dpnn_bridge.outputs.options import ConvertOptions
 if TYPE_CHECKING:
     from dpnn_bridge.batch import Outcome, Task
     from dpnn_bridge.conversion.report import Report
-
-
-def _list_classes(as_json: bool) -> None:
-    """Print every Lua class with its torch modules."""
-    from dpnn_bridge.conversion.registry import known_names, torch_name
-
-    classes = {
-        name: [torch_name(spec) for spec in specs]
-        for name, specs in known_names().items()
-        if not name.startswith("dpnn_bridge.")  # the container of several models is not a Lua class
-    }
-    lines = [f"{name}\t{', '.join(modules)}" for name, modules in classes.items()]
-    click.echo(json.dumps(classes, indent=2) if as_json else "\n".join(lines))
 
 
 def conversion_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,7 +169,7 @@ def convert_command(
         accept_only("--list-classes", "list_classes", "as_json")
         if files:
             raise click.UsageError("--list-classes takes no files")
-        _list_classes(options["as_json"])
+        list_classes_of_lua(options["as_json"])
         return
     if into is not None:
         from dpnn_bridge.cli.port import CLASSES, Comparison, convert_into
@@ -319,12 +306,12 @@ class _Request:
         if "modules" not in done.metadata:
             raise ConversionError(f"{self.card}: a model card needs a model; {self.files[1]} contains data")
         source, target = self.files[0], Path(index_of(self.files[1])) if self.sharded else self.files[1]
-        chosen = {"key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base"} & self.options.keys()
-        arguments = {name: self.options[name] for name in chosen}
+        names = ("key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base")
+        arguments = {name: self.options[name] for name in names if name in self.options}
         example, model = self.options.get("input"), load(source, **arguments)
-        shapes = example is None and input_shapes(model, source.stat().st_size)
-        example = ExampleInput.of(shapes, None) if shapes else example
-        result = verify(source, target, input=example and example(model), **arguments)
+        if example is None and (shapes := input_shapes(model, source.stat().st_size)):
+            example = ExampleInput.of(shapes, None)
+        result = verify(source, target, input=example(model) if example else None, **arguments)
         write_text(self.card, card(done, result, target), force=self.force)  # type: ignore[arg-type]
         if not result.ok:
             raise VerificationError(f"{target} computes other results than {source}; see {self.card}")
@@ -393,7 +380,8 @@ def _run_many(tasks: Sequence[Task], outcomes: Iterator[Outcome], as_json: bool,
     elif not quiet:
         print_many(done, verbose)
     failed = [o for o in done if o.status == "failed"]
-    for o, name in ((o, printable(str(o.task.source))) for o in failed):
+    for o in failed:
+        name = printable(str(o.task.source))
         say_lines(f"error: {in_options(o.message if o.message.startswith(name) else f'{name}: {o.message}')}", err=True)
     if failed:
         sys.exit(max(o.exit_code for o in failed))

@@ -7,9 +7,8 @@ import importlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import click
 from dpnn_bridge.base.atomic import after_writing, check_output, reading_back, replacing, write_text
 from dpnn_bridge.base.boundary import as_package_error, wrap_errors
 from dpnn_bridge.base.file_set import check_distinct
-from dpnn_bridge.base.import_file import import_file
+from dpnn_bridge.base.import_file import import_file, importing_from
 from dpnn_bridge.base.python_parser import literal_eval, parse
 from dpnn_bridge.base.shards import check_unchanged, state_of
 from dpnn_bridge.base.similar import did_you_mean
@@ -271,13 +270,8 @@ def _importable(network: str) -> Iterator[None]:
     if parts is None or not parts["file"].endswith(".py"):
         yield
         return
-    folder = str(Path(parts["file"]).resolve().parent)
-    sys.path.insert(0, folder)
-    try:
+    with importing_from(str(Path(parts["file"]).resolve().parent), first=True):
         yield
-    finally:
-        with suppress(ValueError):  # the file has removed the folder itself
-            sys.path.remove(folder)
 
 
 def _module(name: str) -> Any:

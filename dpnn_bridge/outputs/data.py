@@ -104,14 +104,14 @@ def _plain(value: Any, path: str, found: Data, above: tuple[int, ...], budget: B
         found.tensors += 1
         try:
             budget.show(value.size, value.dtype.itemsize)  # a view may repeat one element
+            array = value.numpy()
             if found.text:
-                levels = value.numpy().ndim
-                lists = max(0, lists_of(value.numpy().shape) - _FREE_LISTS * value.size)
-                spaces = (lists + value.size) * max(0, len(above) + levels - _FREE_LEVELS)  # before each line
+                lists = max(0, lists_of(array.shape) - _FREE_LISTS * array.size)
+                spaces = (lists + array.size) * max(0, len(above) + array.ndim - _FREE_LEVELS)  # before each line
                 budget.spend(lists * _PER_LIST + spaces * _PER_SPACE, "memory", tensors=0)
         except ConversionLimitError as error:
             raise ConversionLimitError(str(error), path=shortened(path) or "the file") from None
-        return value.numpy()
+        return array
     if isinstance(value, (LuaTable, LuaObject)) and id(value) not in above and len(above) < _MAX_DEPTH:
         above = (*above, id(value))
         found.tables += 1

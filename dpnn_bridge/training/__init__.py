@@ -314,7 +314,7 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     Raises:
         OptionError: ``dtype`` is not a floating point dtype.
     """
-    dtype = as_dtype(dtype) or dtype
+    as_dtype(dtype)  # raises the error
     storages: dict[int, tuple[Tensor, Tensor]] = {}
 
     def converted(tensor: Tensor) -> Tensor:
