@@ -19,7 +19,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dpnn_bridge.base.exclusive import process_wide
 from dpnn_bridge.base.reading import causing_disk_error, retry_eagain
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
@@ -187,12 +186,27 @@ def _remove(folder: Path) -> None:
     with _lock:
         if folder not in _folders:  # it belongs to the parent of this forked process
             return
-        descriptor, _folders[folder] = _folders[folder], None  # listed until it is deleted, for a signal handler
+        descriptor, place = _folders[folder], _place_of(folder)
+        if place != folder:
+            _folders[place] = None  # listed until it is deleted, for a signal handler
+        _folders[folder] = None
         if descriptor is not None:
             with suppress(OSError):
                 os.close(descriptor)  # first: deleting needs a free descriptor
-        _delete(folder)
-        del _folders[folder]
+        _delete(place)
+        _folders.pop(place, None)
+        _folders.pop(folder, None)
+
+
+def _place_of(folder: Path) -> Path:
+    """Return the path of a temporary folder, also on Linux after a folder that contains it was renamed."""
+    descriptor = _folders[folder]
+    with suppress(OSError):
+        if descriptor is not None and not folder.exists():
+            place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if place.name == folder.name:
+                return place
+    return folder
 
 
 def _search_abandoned(parent: Path) -> None:
@@ -231,7 +245,7 @@ def _remove_all() -> None:
         with move:
             pass
     for folder in list(_folders):
-        _delete(folder)
+        _delete(_place_of(folder))
 
 
 def _forget_parent() -> None:
@@ -381,19 +395,3 @@ def _end_at_once(number: int, _frame: Any) -> NoReturn:
     """Handle a second signal during the exception of the first one."""
     remove_temporary()
     os._exit(128 + number)
-
-
-@process_wide
-@contextmanager
-def ignore_working_directory() -> Iterator[None]:
-    """Prevent new Python processes from importing modules of the working directory.
-
-    multiprocessing starts them with ``python -c``, which searches that folder first. Python 3.10 ignores this setting.
-    """
-    added = "PYTHONSAFEPATH" not in os.environ
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
-    try:
-        yield
-    finally:
-        if added:
-            os.environ.pop("PYTHONSAFEPATH", None)

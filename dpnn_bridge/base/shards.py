@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import COPY_AGAIN, T7Error, T7FormatError

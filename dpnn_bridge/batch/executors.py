@@ -20,8 +20,9 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from dpnn_bridge.base.atomic import StrPath, imported_files, protecting
+from dpnn_bridge.base.exclusive import process_wide
 from dpnn_bridge.base.extras import missing_package
-from dpnn_bridge.base.folders import clean_up_on_signals, ignore_working_directory, remove_temporary
+from dpnn_bridge.base.folders import clean_up_on_signals, remove_temporary
 from dpnn_bridge.errors import OptionError
 
 #: seconds in which a Dask scheduler must answer the first request, after the time to connect
@@ -40,6 +41,22 @@ def failure_message(error: Exception) -> str:
 
 
 # ---------------------------------------------------------------------- processes
+@process_wide
+@contextmanager
+def ignore_working_directory() -> Iterator[None]:
+    """Prevent new Python processes from importing modules of the working directory.
+
+    multiprocessing starts them with ``python -c``, which searches that folder first. Python 3.10 ignores this setting.
+    """
+    added = "PYTHONSAFEPATH" not in os.environ
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    try:
+        yield
+    finally:
+        if added:
+            os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @contextmanager
 def workers(jobs: int) -> Iterator[Executor]:
     """Create local processes that end when this process ends, for any reason."""

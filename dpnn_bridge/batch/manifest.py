@@ -26,7 +26,7 @@ from typing import Any
 
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import manifest_path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.json_text import finite
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.errors import UnsupportedClass
 
@@ -126,17 +126,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as data for JSON, without the other entries of the checkpoint; a tensor is its size."""
-        metadata = _for_json({k: v for k, v in self.metadata.items() if k != "checkpoint"})
+        metadata = finite(_described({k: v for k, v in self.metadata.items() if k != "checkpoint"}))
         return {**asdict(replace(self, metadata={}, source=None)), "metadata": metadata, "sha256": self.sha256}
 
 
-def _for_json(value: Any) -> Any:
+def _described(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _for_json(v) for k, v in value.items()}
+        return {k: _described(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_for_json(v) for v in value]
+        return [_described(v) for v in value]
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {'x'.join(map(str, value.shape)) or 'number'}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value

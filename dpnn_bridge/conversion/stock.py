@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.conversion.fields import Field, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, tensor_of
 from dpnn_bridge.conversion.parametrized import computed_weights, normalize_weight, weight_hooks, weight_norms

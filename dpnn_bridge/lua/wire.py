@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders.hash_flood import Chunks
 from dpnn_bridge.loaders.stream import LimitError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.shards import read_index as read_shard_index
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.errors import COPY_AGAIN, DpnnBridgeError, NotT7Error, T7Error, T7FormatError

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.writing import not_as_written, open_compared
 from dpnn_bridge.compare.bits import byte_array, same_in_file
 from dpnn_bridge.conversion.deferred import COMPUTED, deferred_of

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import T7LimitError
 from dpnn_bridge.parity.accepted import accept_known, known_reasons

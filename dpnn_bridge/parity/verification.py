@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.display import counted
+from dpnn_bridge.base.json_text import finite
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.compare.verdict import MARKS, Verdict, worst_verdict
@@ -223,7 +223,7 @@ def worst(differences: Sequence[Difference]) -> Difference | None:
 def _plain(difference: Difference) -> dict[str, Any]:
     data = {**asdict(difference), "ok": difference.ok, "verdict": difference.verdict}
     del data["accepted"]
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in data.items()}
+    return finite(data)
 
 
 def headline(result: Verification) -> str:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.json_text import finite
 from dpnn_bridge.base.pages import rendered, static
 from dpnn_bridge.base.version import package_version
 from dpnn_bridge.compare import verdict
@@ -155,14 +156,5 @@ def _rows(layer: dict[str, Any], depth: int = 0) -> Any:
 
 def _json(data: Any) -> str:
     """Return JSON in which strings cannot end a script element."""
-    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)  # in ASCII
+    text = json.dumps(finite(data), separators=(",", ":"), allow_nan=False)  # in ASCII
     return re.sub(r"[<>&]", lambda m: f"\\u{ord(m[0]):04x}", text)
-
-
-def _finite(value: Any) -> Any:
-    """Replace infinite numbers, which JSON does not have, by strings."""
-    if isinstance(value, float) and not -1e308 < value < 1e308:
-        return str(value)
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from dpnn_bridge.base.json_text import finite
 from dpnn_bridge.base.notebook import table
 
 if TYPE_CHECKING:
@@ -83,15 +83,16 @@ class PortReport:
             self._fill()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data for JSON; an infinite ``difference`` is the string ``"inf"``."""
-        return {
+        """Return the report as plain data for JSON; infinite numbers are strings such as ``"inf"``."""
+        found = {
             "equal": self.equal,
-            "difference": self.difference if isfinite(self.difference) else str(self.difference),
+            "difference": self.difference,
             **{name: getattr(self, name) for name in ("notes", "unused", "unset")},
             "first": asdict(self.first) if self.first else None,
             "later": [asdict(deviation) for deviation in self.later],
             "matches": [asdict(m) for m in self.matches],
         }
+        return finite(found)
 
     def _repr_html_(self) -> str:
         """Return the verdict and the table of the parameters, for notebooks."""

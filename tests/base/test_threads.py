@@ -24,7 +24,7 @@ from dpnn_bridge import read_t7, save, write_t7
 from dpnn_bridge.base import lazy_exports
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.exclusive import Exclusive, process_wide
-from dpnn_bridge.base.folders import ignore_working_directory
+from dpnn_bridge.batch.executors import ignore_working_directory
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import LuaClass

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import re
+import signal
 import stat
 import sys
 import sysconfig
@@ -403,6 +404,20 @@ def test_a_link_in_place_of_the_temporary_folder_replaces_no_file(tmp_path: Path
         with pytest.raises(FileExistsError):
             writing.open_output(folder / "a.pt")
     assert (tmp_path / "theirs" / "a.pt").read_text() == "kept"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the folder through /proc")
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_temporary_folder_goes_although_the_folder_above_it_was_renamed(ended: bool, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    with suppress(KeyboardInterrupt), temporary_folder(before) as folder:
+        (folder / "file").touch()
+        before.rename(after)
+        assert os.listdir(after) == [folder.name]
+        if ended:
+            signal.raise_signal(signal.SIGINT)
+    assert os.listdir(after) == []
 
 
 def test_a_manifest_makes_the_folders_above_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpnn_bridge.base.atomic import reading_back
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.writing import not_as_written, write_file
 from dpnn_bridge.outputs import data

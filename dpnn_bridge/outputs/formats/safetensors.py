@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.atomic import reading_back
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.outputs import container, data, safetensors_file, safetensors_writer
 from dpnn_bridge.outputs.format import ExportContext, Format
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from dpnn_bridge.base.json_reader import parse_json
+from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.shards import new_generation, shard_names
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.base.writing import write_file

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import dpnn_bridge
-from dpnn_bridge.base.json_reader import MAX_DIGITS, parse_json
+from dpnn_bridge.base.json_text import MAX_DIGITS, finite, parse_json
 from dpnn_bridge.batch.manifest import last_lines
 from dpnn_bridge.errors import DpnnBridgeError
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -23,7 +23,7 @@ from dpnn_bridge.parity.known_differences import read_known_differences
 DIGITS = "9" * 5000
 PACKAGE = Path(dpnn_bridge.__file__).parent
 #: modules that parse files of this package, or no integers
-TRUSTED = {"base/json_reader.py", "checkpoints/architectures.py", "lua/system.py", "parity/evidence.py"}
+TRUSTED = {"base/json_text.py", "checkpoints/architectures.py", "lua/system.py", "parity/evidence.py"}
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,9 @@ def test_untrusted_files_are_parsed_here() -> None:
     """Every other module passes its text to ``parse_json``."""
     texts = {p.relative_to(PACKAGE).as_posix(): p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py")}
     assert {name for name, text in texts.items() if re.search(r"json\.loads?\(", text)} == TRUSTED
+
+
+def test_numbers_that_json_does_not_have_are_strings() -> None:
+    data = {"a": [1.5, float("inf"), (float("-inf"), True)], "b": {"c": float("nan"), "d": 1.7e308}}
+    assert finite(data) == {"a": [1.5, "inf", ["-inf", True]], "b": {"c": "nan", "d": 1.7e308}}
+    json.dumps(finite(data), allow_nan=False)

@@ -1,8 +1,9 @@
-"""Parse JSON of untrusted files in linear time."""
+"""Parse JSON of untrusted files in linear time, and replace values that JSON does not have."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -28,6 +29,15 @@ def parse_json(text: str | bytes | bytearray, **hooks: Any) -> Any:
     if not isinstance(text, str):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
     return json.loads(text, parse_int=_integer if _LONG.search(text) else None, **hooks)
+
+
+def finite(value: Any) -> Any:
+    """Return nested data with infinite numbers and NaN, which JSON does not have, as strings such as ``"inf"``."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _integer(digits: str) -> int:
