@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from math import inf
 from os import PathLike
@@ -19,14 +18,6 @@ from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, OptionError
 from dpnn_bridge.files import load
 from dpnn_bridge.modules.several import Models
-from dpnn_bridge.porting.biases import (
-    LARGER,
-    OTHER_BIASES,
-    OTHER_INPUT,
-    differ_in_biases,
-    missing_range,
-    other_range,
-)
 from dpnn_bridge.porting.composites import COMPOSITE_KINDS, composites
 from dpnn_bridge.porting.constants import explain_constants, input_distance
 from dpnn_bridge.porting.explain import Explanation, deviation_at
@@ -36,6 +27,7 @@ from dpnn_bridge.porting.networks import (
     call_source,
     call_target,
     check_registered,
+    check_writable,
     copy_for_run,
     double_copy,
     fill,
@@ -48,23 +40,15 @@ from dpnn_bridge.porting.networks import (
     trace,
 )
 from dpnn_bridge.porting.notes import matches_of, notes_of, of_lua, of_rounding, overflowing
-from dpnn_bridge.porting.probe import (
-    check_deterministic,
-    check_random,
-    differ_on_batch,
-    differ_on_larger,
-    differ_on_padding,
-    has_masks,
-    has_ranges,
-    mixes_samples,
-    sorted_outputs,
-)
+from dpnn_bridge.porting.probe import check_deterministic, check_random
 from dpnn_bridge.porting.proof import Proof, prove
+from dpnn_bridge.porting.ranges import OTHER_INPUT, has_other_ranges, missing_range
 from dpnn_bridge.porting.report import Deviation, PortReport
 from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.sides import sides_of
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Tape, leaves
+from dpnn_bridge.porting.unlike import Unlike
 from dpnn_bridge.porting.values import SINGLE, difference
 
 
@@ -145,6 +129,7 @@ class Port:
         model = model if isinstance(model, nn.Module) else load(model, key=key)
         if isinstance(model, Models) and source is None:
             raise OptionError(f"the file contains several models; select one with key= (--key): {', '.join(model)}")
+        check_writable(module)
         check_registered(module)
         self.user, self.allowed, self.examples, self.later = module, _unset(allow_unset, module), inputs(example), later
         self.model, self.target = double_copy(model, "the model"), double_copy(module, "the module")
@@ -196,9 +181,10 @@ class Port:
         if proof.failed is not None:
             self._check_deterministic()
             almost = proof.outputs.almost if proof.failed.node is None else inf
-            hidden = explain_constants(almost, None, proof.tape, self.source) or self._missing_range(
-                search, OTHER_INPUT
-            )
+            hidden = explain_constants(almost, None, proof.tape, self.source)
+            if hidden is None and has_other_ranges(search):
+                self._run_source(first)
+                hidden = missing_range(search, OTHER_INPUT)
             first = hidden or self._explain_shared_memory(proof) or proof.deviation()
             return self._report(search, values, first, proof.difference, [])
         untested = _unexercised(search, self.source.output)
@@ -211,12 +197,9 @@ class Port:
             *notes_of(search.placement, self.source, self.model, tape),
             *of_rounding(self.user, values),
         ]
-        first = (
-            self._deviation_on_other_inputs(search)
-            or self._deviation_with_other_biases(search)
-            or overflowing(self.user, values)
-        )
-        return self._report(search, values, first, distance, notes)
+        unlike = Unlike(search, self.model, self.examples, self._runs(), self.prove, self._run_source)
+        first = unlike.deviation() or overflowing(self.user, values)
+        return self._report(search, values, first, distance, notes + unlike.notes)
 
     def prove(self, example: Any, module: nn.Module | None = None) -> Proof:
         """Run the source and the filled module, or ``module``, on an input and compare them."""
@@ -245,52 +228,6 @@ class Port:
         """Raise an error if a network is not deterministic, which would explain the difference."""
         check_deterministic(self.model, self.call_source, self.examples[0], "the model")
         check_deterministic(self.target, self.call_target, self.examples[0], "the module")
-
-    def _deviation_on_other_inputs(self, search: Search) -> Deviation | None:
-        """Return the deviation on an input unlike the example: larger values, padding, or several samples."""
-        tapes = self.source.tape, search.tape
-        if any(node.single for node in tapes[0].nodes):  # on large inputs, rounding alone may exceed the tolerance
-            return None
-        runs = self._runs()
-        if any(map(has_ranges, tapes)) and (far := differ_on_larger(*runs, self.examples[1])) is not None:
-            proof = self.prove(far)
-            if proof.failed is not None:
-                self._run_source(self.examples[0])
-                hint = "an earlier operation has another range (a clip as in ReLU6, a threshold)"
-                why = f"equal {LARGER}: {hint}; {proof.failed.why}"
-                return other_range(search) or replace(proof.deviation(), reason=why)
-        if any(map(has_masks, tapes)) and (zeros := differ_on_padding(*runs, self.examples[1])) is not None:
-            hint = "but not if steps of the input are zero: one of the networks masks zeros, as MaskZero does"
-            return self._deviation_on(zeros, f"equal on the example, {hint}")
-        if mixes_samples(tapes[1]):
-            self._run_source(self.examples[1])
-            batch = differ_on_batch(*runs, self.examples, self.source.output)
-            if batch is not None:
-                hint = "but not for a batch of two: an operation mixes samples"
-                return self._deviation_on(batch, f"equal for one sample, {hint}")
-        return None
-
-    def _deviation_on(self, example: Any, when: str) -> Deviation | None:
-        """Return the deviation on another input; ``when`` says on which input the networks differ."""
-        proof = self.prove(example)
-        return None if proof.failed is None else replace(proof.deviation(), reason=f"{when}; {proof.failed.why}")
-
-    def _deviation_with_other_biases(self, search: Search) -> Deviation | None:
-        """Return the ReLU or clip that one network lacks and that has no effect with the biases of the file."""
-        source, target = self._runs()
-        example = self.examples[1]
-
-        def both() -> tuple[Any, Any]:
-            return sorted_outputs(source(example)), sorted_outputs(target(example))
-
-        if not differ_in_biases(search, self.model, both):
-            return None
-        what = f"the networks have other ReLUs or clips; equal {OTHER_BIASES}"
-        return self._missing_range(search, OTHER_BIASES) or Deviation("", "", "", what)
-
-    def _missing_range(self, search: Search, when: str) -> Deviation | None:
-        self._run_source(self.examples[0])
-        return missing_range(search, when)
 
     def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         """Return functions that run the source and the target without recording."""

@@ -6,6 +6,7 @@ learned constant. :func:`event_of` finds its activation, weights and options.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,14 +132,15 @@ def _forms(event: Event) -> Iterator[tuple[Form, Callable[[], Tensor]]]:
     elif event.kind in ("conv", "transposed conv") and weight is not None:
         kernel = tuple(k for k in weight.shape[2:] if k != 1)
         yield (event.kind, kernel, *weight.shape[:2], event.options["groups"]), by_sample
-        if event.kind == "conv" and event.options["groups"] == 1 and not any(event.options["padding"]):
-            if kernel == () and all(s == 1 for s in event.options["stride"]):
-                yield ("linear", *weight.shape[:2]), by_channel
-            elif x.shape[2:] == weight.shape[2:]:
-                yield ("linear", len(weight), weight[0].numel()), by_sample
-                return
-        if event.kind == "conv" and event.options["groups"] == 1 and kernel and _windows_are_few(event):
-            yield ("linear", len(weight), weight[0].numel()), lambda: _windows(event)
+        if event.kind == "transposed conv" or event.options["groups"] > 1:
+            return
+        linear, is_padded = ("linear", len(weight), weight[0].numel()), any(event.options["padding"])
+        if not is_padded and kernel == () and all(s == 1 for s in event.options["stride"]):
+            yield linear, by_channel
+        elif not is_padded and x.shape[2:] == weight.shape[2:]:
+            yield linear, by_sample
+        elif _windows_are_few(event):
+            yield linear, lambda: _windows(event)
     elif event.kind == "instance norm":
         yield ("instance norm",), lambda: x.reshape(x.shape[0] * x.shape[1], -1)
     else:
@@ -152,19 +154,37 @@ def _windows_are_few(event: Event) -> bool:
     """Return whether the windows of a convolution are small enough to be copied into rows."""
     weight = event.tensor("weight")
     assert weight is not None
-    return event.input.numel() * weight[0, 0].numel() <= _MAX_IN_WINDOWS
+    return event.input.numel() * weight[0, 0].numel() <= _MAX_IN_WINDOWS * math.prod(event.options["stride"])
 
 
 def _windows(event: Event) -> Tensor:
     """Return the windows of a convolution's input, one in each row, with channels first as in the weight."""
+    weight = event.tensor("weight")
+    assert weight is not None
+    x = windowed(event)
+    for dim, (extent, stride, dilation) in enumerate(_extents(event), 2):
+        x = x.unfold(dim, extent, stride)[..., ::dilation]
+    return x.movedim(1, weight.dim() - 1).reshape(-1, weight[0].numel())
+
+
+def windowed(event: Event) -> Tensor:
+    """Return the elements in the windows of a convolution: its input with zero padding, without an unused margin."""
+    pads = of_each_dim(event.options["padding"], event.input.dim() - 2)
+    x = nn.functional.pad(event.input, [p for pad in reversed(pads) for p in (pad, pad)])
+    for dim, (extent, stride, _) in enumerate(_extents(event), 2):
+        x = x.narrow(dim, 0, x.shape[dim] - (x.shape[dim] - extent) % stride)
+    return x
+
+
+def _extents(event: Event) -> Iterator[tuple[int, int, int]]:
+    """Yield, for each dimension of a convolution, the extent of its windows, the stride and the dilation."""
     weight, o = event.tensor("weight"), event.options
     assert weight is not None
     count = weight.dim() - 2
-    x = nn.functional.pad(event.input, [p for pad in reversed(of_each_dim(o["padding"], count)) for p in (pad, pad)])
-    sizes = zip(weight.shape[2:], of_each_dim(o["stride"], count), of_each_dim(o["dilation"], count), strict=True)
-    for dim, (size, stride, dilation) in enumerate(sizes, 2):
-        x = x.unfold(dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    return x.movedim(1, 1 + count).reshape(-1, weight[0].numel())
+    for size, stride, dilation in zip(
+        weight.shape[2:], of_each_dim(o["stride"], count), of_each_dim(o["dilation"], count), strict=True
+    ):
+        yield dilation * (size - 1) + 1, stride, dilation
 
 
 def event_of(tape: Tape, node: Node, args: tuple[Any, ...]) -> Event | None:

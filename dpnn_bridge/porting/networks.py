@@ -65,6 +65,24 @@ def double_copy(module: nn.Module, what: str) -> nn.Module:
         ) from e
 
 
+def check_writable(module: nn.Module) -> None:
+    """Check that values can be written into the parameters and buffers of the user's network.
+
+    Raises:
+        OptionError: a tensor has no memory, no shape yet, or cannot be changed.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            what = "has no shape yet; run the module once on an input first"
+        elif tensor.is_meta:
+            what = 'is on the device "meta", without values; call module.to_empty(device="cpu") first'
+        elif tensor.is_inference():
+            what = "was created in torch.inference_mode(), so it cannot be changed; create the module outside of it"
+        else:
+            continue
+        raise OptionError(f"the module's {name} {what}")
+
+
 def check_registered(module: nn.Module) -> None:
     """Check that no layers are in a list, tuple or dict, whose parameters ``state_dict()`` does not contain.
 

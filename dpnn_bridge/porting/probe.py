@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.porting.networks import Call, copy_for_run
-from dpnn_bridge.porting.tape import Node, Tape, leaves, replaced
+from dpnn_bridge.porting.tape import Tape, leaves, replaced
 from dpnn_bridge.porting.values import DOUBLE, difference, with_values
 
 #: factors by which the example is multiplied, to exceed clips and thresholds that the example itself does not
@@ -19,64 +19,13 @@ FACTORS = (30.0, 1000.0)
 #: accepted relative difference on multiplied examples, whose rounding errors are larger
 ROUNDED = 1e-4
 
-#: operations that treat large numbers differently from small ones
-_NAMES = (
-    "hardtanh clamp clamp_min clamp_max threshold softplus where minimum maximum hardsigmoid hardswish hardshrink gt ge"
-    " lt le nan_to_num round floor ceil remainder fmod _local_scalar_dense is_nonzero bitwise_and masked_fill"
-)
-_RANGES = frozenset(_NAMES.split())
-#: operations that treat negative numbers differently; every example has negative numbers
-_SIGNED = frozenset(("relu", "leaky_relu", "elu", "_prelu_kernel", "abs"))
-
 #: operations with which networks detect the padding of a sequence
 _COMPARISONS = frozenset(("eq", "ne", "any", "all", "logical_not", "count_nonzero"))
-
-#: operations that may reduce over all samples
-_REDUCTIONS = (
-    "sum mean amax amin max min std var std_mean var_mean linalg_vector_norm norm prod logsumexp _softmax _log_softmax"
-    " cumsum argmax argmin sort topk"
-)
-_REDUCING = frozenset(_REDUCTIONS.split())
-
-
-def has_ranges(tape: Tape) -> bool:
-    """Return whether a network has operations that treat large numbers differently."""
-    return any(node.op in _RANGES and not node.constant and not _is_relu(node) for node in tape.nodes)
 
 
 def has_masks(tape: Tape) -> bool:
     """Return whether a network has operations that may detect zeros in the input."""
     return any(node.op in _COMPARISONS and not node.constant for node in tape.nodes)
-
-
-def mixes_samples(tape: Tape) -> bool:
-    """Return whether a network reduces the first dimension of an activation, as ``x / x.norm()`` does."""
-    for node in tape.nodes:
-        if node.op in _REDUCING and not node.constant and node.reads:
-            dims, rank = node.options().get("dim"), len(tape.shapes[node.reads[0].number])
-            listed = dims if isinstance(dims, (list, tuple)) else () if dims is None else (dims,)
-            if not listed or {0, -rank} & set(listed):
-                return True
-    return False
-
-
-def is_ranged(node: Node) -> bool:
-    """Return whether an operation treats ranges of numbers differently, as ReLU and clip do."""
-    return node.op in _RANGES or node.op in _SIGNED
-
-
-def limits_of(node: Node) -> list[float]:
-    """Return the numbers in an operation's arguments; empty for a ReLU, whichever operation computes it."""
-    return [] if _is_relu(node) else sorted(v for v in leaves(list(node.options().values())) if _is_number(v))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_relu(node: Node) -> bool:
-    """Return whether an operation is a ReLU, written as threshold or clamp."""
-    return node.op in ("threshold", "clamp_min", "clamp") and list(node.options().values()) in ([0, 0], [0], [0, None])
 
 
 def scaled(example: Any, factor: float) -> Any:
@@ -122,43 +71,38 @@ def differ_on_padding(model: Callable[[Any], Any], module: Callable[[Any], Any],
     return examples[-1] if examples and all(_differ(model, module, x) for x in examples) else None
 
 
-def differ_on_batch(
-    model: Callable[[Any], Any], module: Callable[[Any], Any], examples: tuple[Any, Any], second: list[Tensor]
-) -> Any:
-    """Return both examples as one batch if each is one sample and the networks differ on the batch, else None.
-
-    Args:
-        model, module: functions that run the networks.
-        examples: the first and the second input.
-        second: outputs of the model for the second input. If they differ from the model's outputs in the batch, the
-            model mixes samples too and nothing is compared.
-    """
+def batch_of(examples: tuple[Any, Any]) -> Any:
+    """Return two inputs as one batch if each is one sample, else None."""
     pairs = list(zip(leaves(examples[0]), leaves(examples[1]), strict=True))
     tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
-    if not all(a.dim() and len(a) == 1 and a.shape == b.shape for a, b in tensors):
+    if not tensors or not all(a.dim() and len(a) == 1 and a.shape == b.shape for a, b in tensors):
         return None
     rest = (torch.cat((a, b)) if isinstance(a, Tensor) else a for a, b in pairs)
-    batch = replaced(examples[0], lambda _: next(rest))
+    return replaced(examples[0], lambda _: next(rest))
+
+
+def computes_samples(model: Callable[[Any], Any], batch: Any, second: list[Tensor]) -> bool:
+    """Return whether a model accepts a batch, and its outputs for the second sample are those that it has alone."""
     try:
         given = [t.detach().double() for t in leaves(model(batch)) if isinstance(t, Tensor) and t.is_floating_point()]
     except Exception:  # the model accepts one sample only
-        return None
+        return False
     alone = [t for t in second if t.is_floating_point()]
-    same = len(given) == len(alone) and all(
+    return len(given) == len(alone) and all(
         g.dim() and difference(g[1:], a) <= ROUNDED for g, a in zip(given, alone, strict=True)
     )
-    return batch if same and _differ(model, module, batch) else None
 
 
 def _differ(model: Callable[[Any], Any], module: Callable[[Any], Any], example: Any) -> bool:
-    """Return whether the sorted outputs of two networks differ.
-
-    An input on which the model gives infinite values, or one of the networks fails, counts as equal.
-    """
+    """Return whether the outputs of two networks differ. An input on which one of them fails counts as equal."""
     try:
-        expected, actual = sorted_outputs(model(example)), sorted_outputs(module(example))
+        return differ(sorted_outputs(model(example)), sorted_outputs(module(example)))
     except Exception:  # mixed precisions that PyTorch rejects, or a check in the user's code that rejects these values
         return False
+
+
+def differ(expected: list[Tensor], actual: list[Tensor]) -> bool:
+    """Return whether sorted outputs differ. Infinite values that are expected count as equal to all others."""
     return all(bool(w.isfinite().all()) for w in expected) and distance_of(actual, expected) > ROUNDED
 
 

@@ -84,6 +84,8 @@ def prove(
     actual = [t.double() if t.is_floating_point() else t for t in leaves(kept) if isinstance(t, Tensor)]
     outputs = match_outputs(actual, source, single_norm)
     fails = f"the module's forward fails on the second input: {tape.failure}"
+    if any(t is not None and not isinstance(t, Tensor) for t in leaves(kept)):
+        outputs.notes.append("outputs that are no tensors, such as numbers, are not compared")
     problem = outputs.problem if tape.failure is None else fails
     failed = comparison.failed or (ContradictionError(None, problem) if problem else None)
     return Proof(tape, max(comparison.difference, outputs.difference), failed, outputs, comparison.used_more)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dpnn_bridge.porting.assignment import Assignment, Weights, native, weights_of, with_fold
-from dpnn_bridge.porting.events import Event, Form
+from dpnn_bridge.porting.events import Event, Form, windowed
 from dpnn_bridge.porting.flow import moved_index, unflattened, unflattened_results
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Tape
@@ -27,6 +28,8 @@ def rearranged(event: Event, source: Source, tape: Tape) -> Iterator[Assignment]
         yield from _bilinear(event, source)
     if event.kind in ("conv", "transposed conv") and event.input.dim() == 4:
         yield from _transposed(event, source)
+    if event.kind == "conv":
+        yield from _padded(event, source)
     if event.kind not in ("linear", "conv", "transposed conv", *_BY_CHANNEL) or event.options.get("groups", 1) != 1:
         return
     if event.forms[-1][-1] == "by channel":
@@ -115,8 +118,29 @@ def _with_order(event: Event, layer: Layer, form: Form, order: Tensor, count: in
             return given
         return given.reshape(len(rows), count, -1)[:, order].reshape(rows.shape)
 
-    reverse = bool((order == torch.arange(count).flip(0)).all())
-    return Assignment((layer,), build, expect, form, "channels reversed" if reverse else "inputs permuted")
+    identity = torch.arange(count)
+    descriptions = [(identity, ""), (identity.flip(0), "channels reversed")]
+    description = next((text for other, text in descriptions if torch.equal(order, other)), "inputs permuted")
+    return Assignment((layer,), build, expect, form, description)
+
+
+def _padded(event: Event, source: Source) -> Iterator[Assignment]:
+    """Yield assignments of convolutions with the same windows, if not the same of their zeros are padding."""
+    form = event.forms[0]
+    for layer in source.layers:
+        if form not in layer.forms:
+            continue
+
+        def expect(e: Event, layer: Layer = layer) -> Tensor | None:
+            rows = windowed(e).flatten(1)
+            for theirs in layer.events:
+                others = windowed(theirs).flatten(1)
+                if others.shape == rows.shape and difference(rows, others) <= layer.tolerance:
+                    return theirs.out_rows(theirs.output, form)
+            return None
+
+        if expect(event) is not None:
+            yield from with_fold(Assignment((layer,), partial(weights_of, event, layer, form), expect, form), layer)
 
 
 def _transposed(event: Event, source: Source) -> Iterator[Assignment]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import dpnn_bridge
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable
-from dpnn_bridge.porting import judge, pieces
+from dpnn_bridge.porting import events, judge, pieces
 from dpnn_bridge.porting.search import Patch, Search
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Slot
@@ -286,3 +286,73 @@ def test_the_search_for_layers_that_fit_together_ends() -> None:
     assert found([1, 2, 3], 2, 4) == [[1, 3], [3, 1]]
     assert found([4] * 36, 12, 50) == []
     assert found([2, 4] * 18, 12, 37) == []  # an odd number
+
+
+class Around(nn.Module):
+    """A layer, with functions of its input and of its result."""
+
+    def __init__(
+        self, layer: nn.Module, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor] = lambda y: y
+    ) -> None:
+        super().__init__()
+        self.layer, self.before, self.after = layer, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.layer(self.before(x)))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("copied", [True, False])  # whether the windows are few enough to be copied
+@pytest.mark.parametrize(
+    ("conv", "pads", "other"),
+    [
+        ({"padding": 1}, (1, 1, 1, 1), {}),
+        ({"padding": 2}, (1, 1, 1, 1), {"padding": 1}),
+        ({"padding": (1, 0)}, (0, 0, 1, 1), {}),
+        ({"padding": 2, "dilation": 2}, (2, 2, 2, 2), {"dilation": 2}),
+        ({"padding": 1, "stride": 3}, (1, 0, 1, 0), {"stride": 3}),  # the margin on the other side is in no window
+    ],
+)
+def test_padding_before_a_convolution(
+    conv: dict[str, Any],
+    pads: tuple[int, ...],
+    other: dict[str, Any],
+    copied: bool,
+    groups: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not copied:
+        monkeypatch.setattr(events, "_MAX_IN_WINDOWS", 0)
+    stock = nn.Sequential(nn.Conv2d(4, 8, 3, groups=groups, **conv))
+    before = Around(nn.Conv2d(4, 8, 3, groups=groups, **other), lambda x: F.pad(x, pads))
+    for source, target in ((stock, before), (before, stock)):
+        report = dpnn_bridge.port(source, target, randn(2, 4, 9, 9))
+        assert report.equal, report
+        assert "padding" in str(report)
+    report = dpnn_bridge.port(stock, Around(nn.Conv2d(4, 8, 3, groups=groups, **other), lambda x: x), randn(2, 4, 9, 9))
+    assert not report.equal
+
+
+@pytest.mark.parametrize("pads", [(1, 1, 0, 0), (0, 2, 0, 2), (2, 2, 2, 2)])
+def test_other_padding_before_a_convolution(pads: tuple[int, ...]) -> None:
+    net = Around(nn.Conv2d(4, 8, 3), lambda x: F.pad(x, pads))
+    assert not dpnn_bridge.port(nn.Conv2d(4, 8, 3, padding=1), net, randn(2, 4, 9, 9)).equal
+
+
+def test_a_strided_convolution_of_pixels() -> None:
+    def every_second(x: Tensor) -> Tensor:
+        return x[:, :, ::2, ::2]
+
+    def pixels(x: Tensor) -> Tensor:
+        return every_second(x).permute(0, 2, 3, 1)
+
+    nets: list[Callable[[], nn.Module]] = [
+        lambda: nn.Conv2d(3, 4, 1, stride=2),
+        lambda: Around(nn.Conv2d(3, 4, 1), every_second),
+        lambda: Around(nn.Linear(3, 4), pixels, lambda y: y.permute(0, 3, 1, 2)),
+    ]
+    for source in nets:
+        for target in nets:
+            report = dpnn_bridge.port(source(), target(), randn(2, 3, 8, 8))
+            assert report.equal, report
+            assert "permuted" not in str(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dpnn_bridge
+from dpnn_bridge.errors import OptionError
+from dpnn_bridge.modules.rnn import SeqLSTM
 
 Mask = Callable[[Tensor], Tensor]
 
@@ -159,3 +162,155 @@ def test_an_operation_over_all_samples_is_found_with_one_sample(here: Mask) -> N
 def test_a_source_that_takes_one_sample_says_nothing_about_batches() -> None:
     assert dpnn_bridge.port(Normed(of_all), Normed(of_all), randn(1, 5)).equal
     assert dpnn_bridge.port(Normed(of_all), Normed(of_each), randn(1, 5)).equal
+
+
+class Apply(nn.Module):
+    """A function, of the result of a layer if there is one."""
+
+    def __init__(self, function: Callable[[Any], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.function, self.layer = function, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x if self.layer is None else self.layer(x))
+
+
+class OverTime(nn.Module):
+    """Two convolutions with activations, and the maximum over time, which hides the activations of negative values."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, size: int = 3) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(5, 6, 3), nn.Conv1d(5, 6, size)
+        self.acts, self.last = (first, second), nn.Linear(12, 3)
+        with torch.no_grad():
+            self.first.bias += 3
+            self.second.bias += 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.acts
+        return self.last(torch.cat((first(self.first(x)).amax(2), second(self.second(x)).amax(2)), 1))
+
+
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "threshold": nn.Threshold(0, -0.5),
+    "leaky": nn.LeakyReLU(0.1),
+    "other leaky": nn.LeakyReLU(0.2),
+    "elu": nn.ELU(),
+    "celu": nn.CELU(0.4),
+    "none": nn.Identity(),
+    "clip": nn.Hardtanh(0.1, 100),
+    "absolute": Apply(torch.abs),
+}
+
+
+@pytest.mark.parametrize("here", ACTIVATIONS)
+@pytest.mark.parametrize("there", ACTIVATIONS)
+def test_another_activation_that_a_maximum_hides_is_found(there: str, here: str) -> None:
+    torch.manual_seed(0)
+    x, relu = torch.randn(2, 5, 20), nn.ReLU()
+    report = dpnn_bridge.port(OverTime(relu, ACTIVATIONS[there]), OverTime(relu, ACTIVATIONS[here]), x)
+    assert report.equal == (there == here), report
+
+
+def test_two_activations_in_another_order_are_found() -> None:
+    torch.manual_seed(0)
+    leaky, relu, x = nn.LeakyReLU(0.1), nn.ReLU(), torch.randn(2, 5, 20)
+    report = dpnn_bridge.port(OverTime(leaky, relu, 5), OverTime(relu, leaky, 5), x)
+    assert report.first is not None
+    assert "with other biases" in report.first.reason
+
+
+@pytest.mark.parametrize("values", ["zeros", "ones", "gates"])
+def test_equal_elements_of_a_bias_say_nothing_about_its_order(values: str) -> None:
+    """The gates of both networks are in another order; a hidden ReLU lets both run with other biases."""
+    torch.manual_seed(0)
+    source, target = SeqLSTM(5, 6), nn.LSTM(5, 6)
+    with torch.no_grad():
+        if values != "gates":
+            source.bias.fill_(values == "ones")
+    after = lambda y: F.relu(y + 2)  # noqa: E731
+    x = torch.randn(4, 2, 5)
+    assert dpnn_bridge.port(Apply(after, source), Apply(lambda y: after(y[0]), target), x).equal
+
+
+@pytest.mark.parametrize(
+    ("joined", "order"),
+    [
+        (lambda a, b: torch.stack((a, b), 2).flatten(1), "interleaved"),
+        (lambda a, b: torch.cat((a, b), 1).flip(1), "reversed"),
+        (lambda a, b: torch.cat((a.flip(1), b), 1), "one half reversed"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(8))
+def test_units_that_are_zero_on_the_example_do_not_get_a_wrong_place(
+    joined: Callable[[Tensor, Tensor], Tensor], order: str, seed: int
+) -> None:
+    """The columns of dead units got the order of their neighbours, and the networks differed on other inputs."""
+
+    class Joined(nn.Module):
+        def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+            super().__init__()
+            self.a, self.b, self.last, self.join = nn.Linear(6, 2), nn.Linear(6, 2), nn.Linear(4, 5), join
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.join(self.a(x).relu(), self.b(x).relu()))
+
+    torch.manual_seed(seed)
+    source, target = Joined(lambda a, b: torch.cat((a, b), 1)), Joined(joined)
+    if dpnn_bridge.port(source, target, torch.randn(2, 6)).equal:
+        x = 3 * torch.randn(64, 6)
+        torch.testing.assert_close(target(x), source(x))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_padding_before_a_maximum_is_compared_also_where_all_values_are_positive(same: bool) -> None:
+    """Zeros are padding of a convolution, and minus infinity that of a maximum."""
+    torch.manual_seed(0)
+    layer, pooling = nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1)
+    with torch.no_grad():
+        layer.bias += 6
+    padded = lambda y: F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 3, 2)  # noqa: E731
+    target = Apply(pooling if same else padded, nn.Conv2d(3, 4, 3))
+    report = dpnn_bridge.port(Apply(pooling, layer), target, torch.randn(2, 3, 8, 8))
+    assert report.equal == same, report
+
+
+@pytest.mark.parametrize(
+    ("flattened", "note"),
+    [
+        (lambda h: h.flatten(1), None),
+        (lambda h: h.reshape(1, -1), "with two samples, the module fails"),
+        (lambda h: h[:1].flatten(1), "with two samples, the module returns outputs of other sizes"),
+    ],
+)
+def test_a_network_for_one_sample_is_noted(flattened: Callable[[Tensor], Tensor], note: str | None) -> None:
+    def net(flatten: Callable[[Tensor], Tensor]) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), Apply(flatten), nn.Linear(64, 5))
+
+    report = dpnn_bridge.port(net(lambda h: h.flatten(1)), net(flattened), torch.randn(1, 3, 6, 6))
+    assert report.equal, report
+    assert [n for n in report.notes if note is None or note not in n] == []
+    assert bool(report.notes) == (note is not None)
+
+
+def test_a_number_among_the_outputs_is_noted() -> None:
+    class Numbered(nn.Module):
+        def __init__(self, number: float) -> None:
+            super().__init__()
+            self.layer, self.number = nn.Linear(3, 2), number
+
+        def forward(self, x: Tensor) -> tuple[Tensor, float]:
+            return self.layer(x), self.number
+
+    report = dpnn_bridge.port(Numbered(3.0), Numbered(5.0), torch.randn(4, 3))
+    assert report.notes == ["outputs that are no tensors, such as numbers, are not compared"]
+
+
+@pytest.mark.parametrize("kind", ["meta", "lazy", "inference"])
+def test_a_parameter_that_cannot_be_written_is_named(kind: str) -> None:
+    with torch.inference_mode(kind == "inference"), torch.device("meta" if kind == "meta" else "cpu"):
+        target = nn.LazyLinear(3) if kind == "lazy" else nn.Linear(4, 3)
+    advice = {"meta": "to_empty", "lazy": "run the module once", "inference": "outside of it"}[kind]
+    with pytest.raises(OptionError, match=f"the module's weight .*{advice}"):
+        dpnn_bridge.port(nn.Linear(4, 3), target, torch.randn(2, 4))
