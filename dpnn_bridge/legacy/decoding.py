@@ -103,6 +103,8 @@ def created_class(class_name: str, base: type[LegacyObject]) -> type[LegacyObjec
     namespace, _, name = class_name.rpartition(".")
     body: dict[str, Any] = {"__module__": f"torch.legacy.{namespace}", "__reduce_ex__": _reduced}
     if base in (Module, Container):
+        # a container may have parameters of its own, as nn.WeightNorm has
+        body |= {name: vars(Module)[name] for name in ("updateParameters", "zeroGradParameters")}
         body |= {"_legacy_class": name, "parameters": parameters_of}
     return type(name, (base,), body, lua_class=class_name)  # pyright: ignore[reportReturnType]
 

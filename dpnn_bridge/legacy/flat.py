@@ -14,8 +14,14 @@ def flattened(parameters: list[Tensor]) -> Tensor:
     """Move tensors into one new vector, so that they become views of it. Tensors that share memory still share it.
 
     Raises:
-        ConversionError: a tensor with gaps, where another tensor uses the elements in the gaps.
+        ConversionError: a tensor with gaps, where another tensor uses the elements in the gaps, or several types.
     """
+    parameters = list({id(p): p for p in parameters}.values())  # a module may occur several times
+    types = sorted({str(p.dtype) for p in parameters})
+    if len(types) > 1:
+        raise ConversionError(
+            f"the parameters have the types {' and '.join(types)}; convert the module to one type first"
+        )
     storages: dict[int, tuple[Tensor, Tensor]] = {}
     for p in parameters:
         elements = storage_tensor(p)

@@ -157,7 +157,7 @@ class Module(_Shared):
 
     def updateParameters(self, learningRate: float) -> None:
         for value, grad in zip(*(self.parameters() or ((), ())), strict=True):
-            value.add_(grad, alpha=-learningRate)
+            value.add_(grad.reshape(value.shape), alpha=-learningRate)
 
     def flattenParameters(self) -> tuple[Tensor, Tensor] | None:
         """Move all parameters into one vector and all gradients into another; return both vectors."""

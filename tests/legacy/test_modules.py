@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FIXTURES
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +49,35 @@ def test_flat_parameters() -> None:
     tied.get(1).share(tied.get(0), "weight", "gradWeight")
     assert tied.flattenParameters()[0].shape == (15,)
     assert tied.get(0).weight.data_ptr() == tied.get(1).weight.data_ptr()
+
+
+def test_a_module_that_occurs_twice_is_flattened_once() -> None:
+    layer = nn.Linear(3, 3)
+    twice = nn.Sequential().add(layer).add(nn.Tanh()).add(layer)
+    assert twice.flattenParameters()[0].shape == (12,)
+    assert layer.weight.untyped_storage().nbytes() == 48
+
+
+def test_parameters_of_several_types_are_not_flattened() -> None:
+    mixed = nn.Sequential().add(nn.Linear(3, 3).float()).add(nn.Linear(3, 3).double())
+    with pytest.raises(ConversionError, match=r"the types .*float32 and .*float64"):
+        mixed.flattenParameters()
+
+
+def test_a_container_with_parameters_of_its_own_is_trained() -> None:
+    """Torch7's results; only the bias was changed."""
+    path = FIXTURES / "nn" / "nn.WeightNorm" / "WeightNorm__conv__double_train.t7"
+    fixture = load_lua(path)
+    module = fixture["module"]
+    module.training()
+    module.zeroGradParameters()
+    module.forward(fixture["input"])
+    module.backward(fixture["input"], fixture["gradOutput"])
+    module.updateParameters(0.1)
+    sums = [float(p.sum()) for p in module.parameters()[0]]
+    assert sums == pytest.approx([1.199354666101, 3.430367955573, 0.195471674466], rel=1e-11)
+    module.zeroGradParameters()
+    assert not any(g.any() for g in module.parameters()[1])
 
 
 def test_structure() -> None:

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import FIXTURES
 
 import dpnn_bridge
+from dpnn_bridge import legacy
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.errors import NotT7Error, T7Error, T7FormatError, T7LimitError
@@ -169,6 +171,37 @@ def test_those_of_dpnn_bridge_itself(tmp_path: Path, zipped: bool) -> None:
     expected = built.forward(x)
     path = save(built, tmp_path / "net.pth", zipped)
     torch.testing.assert_close(dpnn_bridge.load(path)(x).detach(), expected)
+
+
+@both
+@pytest.mark.parametrize(
+    "first", [{"losses": [0.5] * 150_000}, {"optimizer": [torch.ones(2)] * 900}], ids=["list", "tensors"]
+)
+def test_a_model_after_much_other_data(first: Any, tmp_path: Path, zipped: bool) -> None:
+    """Only the first 64 KiB were searched for the names of the classes."""
+    path = save({**first, "model": nn.Linear(3, 2)}, tmp_path / "net.pth", zipped)
+    assert isinstance(dpnn_bridge.load(path), torch.nn.Linear)
+
+
+MODULES = sorted((FIXTURES / "nn").glob("*/*__double_train.t7"))
+
+
+def test_a_model_that_load_lua_read_is_loaded_again(tmp_path: Path) -> None:
+    """The first model of each class; classes that PyTorch 0.4 lacked were "a call" that is not supported."""
+    compared = 0
+    for path in {p.parent.name: p for p in reversed(MODULES)}.values():
+        fixture = legacy.load_lua(path, unknown_classes=True)
+        if not isinstance(fixture, dict) or "module" not in fixture:
+            continue
+        again = dpnn_bridge.load(save(fixture["module"], tmp_path / "again.pth", False))
+        expected = dpnn_bridge.load(path, key="module")
+        assert repr(again) == repr(expected), path
+        theirs, own = expected.state_dict(), again.state_dict()
+        assert own.keys() == theirs.keys(), path
+        for name in own:
+            torch.testing.assert_close(own[name], theirs[name], rtol=0, atol=0, equal_nan=True)
+        compared += 1
+    assert compared > 100
 
 
 class Calls:

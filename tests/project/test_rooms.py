@@ -46,6 +46,7 @@ ROOMS = (
     "plugins",
     "legacy/fields",
     "legacy/lua_graph",
+    "legacy/unpickler",
     "legacy/pickles",
     "files",
     "files/converting",
