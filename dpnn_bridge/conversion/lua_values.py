@@ -94,6 +94,14 @@ def tensor_type(obj: LuaObject) -> str | None:
     return next((value.class_name for value in results if isinstance(value, LuaTensor)), None)
 
 
+def has_weight(obj: LuaObject) -> bool:
+    """Return whether an object has a weight and its gradient."""
+    weight, gradient = obj.get("weight"), obj.get("gradWeight")
+    if not isinstance(weight, LuaTensor) or not isinstance(gradient, LuaTensor):
+        return False
+    return 0 < weight.size == gradient.size
+
+
 def numpy_dtype(tensor: Tensor) -> np.dtype:
     """Return the numpy dtype in which a PyTorch tensor is written; float32 for dtypes such as bfloat16.
 

@@ -22,7 +22,7 @@ from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
 from dpnn_bridge.conversion.in_lua import share_parameters
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_values import RESULTS, emptied, tensor_type
+from dpnn_bridge.conversion.lua_values import RESULTS, emptied, has_weight, tensor_type
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.parametrized import parametrizations
 from dpnn_bridge.conversion.placeholder import Placeholder
@@ -221,7 +221,12 @@ class TorchConversion(TorchContext):
         self._filled.update((id(owner), name) for name in names)
 
     def _check_filled(self, module: nn.Module, obj: LuaObject, mapping: type[LuaClass]) -> None:
-        """Refuse a module with a parameter, or a buffer that its mapping declares, that the file has not set."""
+        """Refuse a module with a parameter, or a buffer that its mapping declares, that the file has not set.
+
+        Also refuse an object of another class of this name: one with a ``weight`` that the mapping does not read.
+        """
+        if "weight" not in mapping.handled(module) and has_weight(obj):
+            raise self.error("the mapping of this class does not read the field 'weight', which has a gradient", obj)
         for name, field in mapping.fields_of(module).items():
             owner, leaf = fields.resolve(module, field.attribute)
             tensor = fields.own_tensor(owner, leaf)

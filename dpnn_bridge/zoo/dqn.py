@@ -56,7 +56,7 @@ class Scale(nn.Module):
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return "height" in obj and "width" in obj
+            return "height" in obj and "width" in obj and "useRGB" not in obj
 
 
 def _resize_rows(x: Tensor, size: int) -> Tensor:

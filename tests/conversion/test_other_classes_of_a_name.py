@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpnn_bridge import to_torch
 from dpnn_bridge.errors import UnsupportedClassError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
+LEARNED = {name: LuaTensor.from_numpy(np.ones(3)) for name in ("weight", "gradWeight")}
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("nn.Sampler", {"argmax": True}),
     ("nn.Sampler", {"keep_long": False}),
@@ -23,6 +25,12 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("nn.TotalVariation", {"strength": 1.0, "z_diff": LuaTensor.empty()}),
     ("nn.TVLoss", {"strength": 1.0, "tv_weight": 1.0}),
     ("nn.OuterProd", {"modules": LuaTable()}),
+    ("nn.TrueNLLCriterion", {"sizeAverage": True, "weights": LuaTensor.empty()}),
+    ("nn.KMaxPooling", {"k": 2, "indices": LuaTensor.empty()}),
+    ("nn.Upsample", {"factor": 2, "conv": LuaTable()}),
+    ("nn.Upsample", {"factor": 2, **LEARNED}),
+    ("nn.Scale", {"height": 3, "width": 3, "useRGB": True}),
+    ("nn.Tanh", LEARNED),  # no published class, but the mapping does not read its weight
 ]
 
 

@@ -46,6 +46,10 @@ class TrueNLLCriterion(Criterion):
         checked_by = "formula"
         test = "test_true_likelihood_of_probabilities"
 
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "weights" not in obj
+
 
 @lua_class("nn.ClassNLLCriterionWithUNK")
 class ClassNLLCriterionWithUNK(Criterion):

@@ -186,6 +186,10 @@ class Upsample(nn.Module):
         scratch = ("buffer",)
         constants = {"buffer": LuaTensor.empty}
 
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "weight" not in obj and "conv" not in obj
+
 
 @lua_class("nn.SequentialCriterion")
 class SequentialCriterion(nn.Module):
@@ -309,6 +313,10 @@ class KMaxPooling(nn.Module):
         constants = {"switches": lambda tensor_class: LuaTensor.empty("torch.LongTensor")}
         checked_by = "structure"
         test = "test_caption_pooling_keeps_order"
+
+        @classmethod
+        def matches(cls, obj: LuaObject) -> bool:
+            return "indices" not in obj or "k_dynamic" in obj
 
 
 @lua_class("nn.GroupKMaxPooling")
