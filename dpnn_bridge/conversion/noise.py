@@ -30,7 +30,12 @@ def replayed(module: nn.Module, after: Any) -> Iterator[None]:
 
 def has_noise(module: nn.Module, after: Any) -> bool:
     """Return whether ``after`` contains the random numbers of at least one module."""
-    return isinstance(after, LuaObject) and any(True for _ in _replays(module, after))
+    return bool(noisy_modules(module, after))
+
+
+def noisy_modules(module: nn.Module, after: Any) -> set[int]:
+    """Return the ``id`` of each module whose random numbers ``after`` contains."""
+    return {id(child) for child, _ in _replays(module, after)} if isinstance(after, LuaObject) else set()
 
 
 def _replays(module: nn.Module, after: LuaObject) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:

@@ -194,6 +194,7 @@ class Experiment:
         module.to(device=self.device, dtype=dtype)
         nodes = list(tree(module))
         given_results = {id(nodes[i].module): values for i, values in (given or {}).items()}
+        faults = Faults(module)
         manual_seed(module.modules(), seed)
         with (
             recorded(module, gradients=self.backward, given=given_results) as calls,
@@ -209,26 +210,28 @@ class Experiment:
                 gradients=self.backward,
                 options=self.options,
                 running=self.running,
+                faults=faults,
             )
         outcome = Outcome(module, nodes, calls, checked.differences, [[] for _ in nodes])
         self.mark(outcome.whole)
         if self.after is not None:
-            self._compare_layers(outcome, given is not None)
+            self._compare_layers(outcome, faults, given is not None)
         return outcome
 
     # ------------------------------------------------------------------ layers
-    def _compare_layers(self, outcome: Outcome, on_given: bool) -> None:
+    def _compare_layers(self, outcome: Outcome, faults: Faults, on_given: bool) -> None:
         """Compare the results of every layer with the results in its Lua object.
 
         Args:
             outcome: the run, to which the comparisons are added.
+            faults: the faults of Torch7 in the model.
             on_given: whether the run used given results; then a fault of Torch7 affects only its own module.
         """
         assert self.after is not None
         objects = object_of(outcome.nodes, self.after)
         of_model = {n: [d.ok for d in outcome.whole if d.name.startswith(n)] for n in ("output", "gradInput")}
         agrees = {name: bool(found) and all(found) for name, found in of_model.items()}
-        faults, order = Faults(outcome.module), None if on_given else outcome.order()
+        order = None if on_given else outcome.order()
         for name in ("output", "gradInput") if self.backward else ("output",):
             overwriters = self._overwritten(outcome, objects, name)
             if name == "output":

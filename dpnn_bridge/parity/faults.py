@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.parity.accepted import accept_known
-from dpnn_bridge.parity.layers import tree
+from dpnn_bridge.parity.layers import repeated_modules, tree
+from dpnn_bridge.parity.one_buffer import OneBuffer
 
+#: accepted difference of Torch7's result from a run with Torch7's buffers, relative to the tolerance
+_ROUNDED = 10
 #: end of the name of the comparison of the elements that a fault affects
 AFFECTED = ".affected_elements"
 ONE_BUFFER = Fault(
@@ -73,14 +76,21 @@ class Faults:
     """The faults of Torch7 in a model, in its current mode.
 
     Args:
-        model: the model.
+        model: the model, before its run.
+
+    Attributes:
+        faulty_modules: the modules with a fault.
+        forward: function that runs a copy of the model on the input of the reference; set by the run.
+        compare: function that compares an output of the model with the reference; set by the run.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.forward: Callable[[nn.Module], Any] | None = None
+        self.compare: Callable[[Any], list[Difference]] | None = None
+        several = repeated_modules(model)
+        self._one_buffer = OneBuffer(model, several) if several else None
         nodes = list(tree(model))
-        children = (registry.mapping_of(node.module).children(node.module) for node in nodes)
-        uses = Counter(id(child) for inner in children for child in inner)
         loops = [node.module for node in nodes if registry.mapping_of(node.module).repeats]
         repeated = {id(m) for loop in loops for m in loop.modules() if m is not loop}
         self.faulty_modules = [
@@ -88,12 +98,26 @@ class Faults:
             for node in nodes
             for fault in (
                 *registry.mapping_of(node.module).faults,
-                *([ONE_BUFFER] if uses[id(node.module)] > 1 else []),
+                *([ONE_BUFFER] if any(node.module is m for m in several) else []),
             )
             if fault.elements is None  # see compare_output
             and fault.applies_to(node.module)
             and (not fault.repeated or id(node.module) in repeated)
         ]
+
+    @cached_property
+    def _overwritten(self) -> set[int] | None:
+        """The ``id`` of the modules whose results change with one buffer for all uses; None if unknown."""
+        if self._one_buffer is None or self.forward is None:
+            return None
+        return self._one_buffer.affected(self.forward)
+
+    @cached_property
+    def _of_torch7(self) -> dict[str, Difference]:
+        """The comparisons of the model's output with one buffer for all uses, by name."""
+        if self._overwritten is None or self.compare is None or self._one_buffer is None:
+            return {}
+        return {d.name: d for d in self.compare(self._one_buffer.output)}
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
         """Accept the comparisons of the complete model that a fault affects.
@@ -120,15 +144,27 @@ class Faults:
         for faulty in self.faulty_modules:
             gradient = name.startswith("grad")
             kinds = (name, "gradParams") if gradient and name != "gradInput" else (name,)
-            if any(map(faulty.fault.affects, kinds)) and self._affects(faulty, owner, gradient, order):
+            if any(map(faulty.fault.affects, kinds)) and self._affects(faulty, owner, difference, gradient, order):
                 layer = "" if faulty.module is self.model else f" ({type(faulty.module).__name__})"
                 accept_known(difference, f"{faulty.fault.reason}{layer}")
                 return
 
     def _affects(
-        self, faulty: _FaultyModule, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None
+        self,
+        faulty: _FaultyModule,
+        owner: nn.Module,
+        difference: Difference,
+        gradient: bool,
+        order: Mapping[int, int] | None,
     ) -> bool:
         """Return whether a fault affects a result or gradient of ``owner``; for the arguments see :meth:`accept`."""
+        if faulty.fault is ONE_BUFFER and self._overwritten is not None:
+            if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
+                return other.error <= _ROUNDED * other.tolerance
+            if id(owner) in self._overwritten:
+                return True
+            if not gradient:
+                return False
         if id(owner) in faulty.inside or any(m is faulty.module for m in owner.modules()):
             return True
         if order is None:

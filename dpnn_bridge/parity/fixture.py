@@ -24,7 +24,7 @@ from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, registry
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_expected, to_value
-from dpnn_bridge.conversion.noise import has_noise, paired, replayed
+from dpnn_bridge.conversion.noise import noisy_modules, paired, replayed
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, VerificationError
@@ -40,7 +40,7 @@ from dpnn_bridge.parity.gradients import (
     shaped_like,
     zero_grad,
 )
-from dpnn_bridge.parity.layers import ordered
+from dpnn_bridge.parity.layers import ordered, repeated_modules
 from dpnn_bridge.parity.seeds import lua_generator
 from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.torch7.draws import torch7_random
@@ -89,6 +89,7 @@ def check_module(
     gradients: bool = True,
     options: Options | None = None,
     running: RunLimits = nullcontext,
+    faults: Faults | None = None,
 ) -> Result:
     """Run an existing module and compare all results in a fixture.
 
@@ -104,17 +105,18 @@ def check_module(
         gradients: whether to run backward if the fixture contains gradients.
         options: options for converting the fixture's ``after``, to compare updated buffers.
         running: limits the resources of the forward and backward pass.
+        faults: the faults of Torch7 in the module; default: those of its classes.
 
     Returns:
         One :class:`Difference` for each parameter, output, gradient and updated buffer.
     """
     module = module.to(device=device, dtype=dtype)
     tolerance = tolerance or Tolerance()
-    faults = Faults(module)
+    faults = Faults(module) if faults is None else faults
     with ordered(module) if faults.faulty_modules else nullcontext({}) as order:
         allowed = tolerance, gradient_tolerance or tolerance
         with comparing(running, fixture):
-            result = _run_and_compare(module, fixture, device, dtype, *allowed, gradients, options, running)
+            result = _run_and_compare(module, fixture, device, dtype, *allowed, gradients, options, running, faults)
     faults.mark(result.differences, order)
     return result
 
@@ -129,6 +131,7 @@ def _run_and_compare(
     gradients: bool,
     options: Options | None,
     running: RunLimits,
+    faults: Faults,
 ) -> Result:
     if dtype not in (None, torch.float64) or any(p.dtype == torch.float32 for p in module.parameters()):
         tolerance, gradient_tolerance = tolerance.in_single(), gradient_tolerance.in_single()
@@ -142,21 +145,21 @@ def _run_and_compare(
     def value(name: str) -> Any:
         return cast(to_value(fixture.get(name), device=device), dtype)
 
-    inputs = require_grad(value("input"))
-    arguments = [inputs]
-    if fixture.get("target") is not None or fixture.get("kind") == "criterion":
-        arguments.append(value("target"))
+    arguments = _arguments(fixture, device, dtype)
+    inputs = arguments[0]
+    faults.forward = lambda model: _forward(model, fixture, _arguments(fixture, device, dtype), running)
     if fixture.get("forward_error") is not None:
         with running(module):
             return Result([*differences, refused("forward", fixture["forward_error"], lambda: module(*arguments))])
     versions = {name: p._version for name, p in module.named_parameters()}
     with full_precision():
-        with random_numbers(module, fixture), torch.set_grad_enabled(gradients), running(module):
-            for _ in range(_forwards(fixture)):
-                output = call(module, *arguments)
+        with torch.set_grad_enabled(gradients):
+            output = _forward(module, fixture, arguments, running)
         compared: list[Difference] = []
         if "output" in fixture or "module" in fixture:  # in a fixture without an output, Torch7 returned nothing
-            compared = compare_output(module, output, to_expected(fixture.get("output")), tolerance)
+            expected = to_expected(fixture.get("output"))
+            compared = compare_output(module, output, expected, tolerance)
+            faults.compare = lambda other: compare_output(module, other, expected, tolerance)
         differences += compared
         if any(d.mismatched for d in compared):  # gradOutput has the wrong shape
             return result
@@ -178,6 +181,24 @@ def _run_and_compare(
     differences += _compare_gradients(module, fixture, inputs, gradient_tolerance)
     differences += _compare_after(module, fixture, versions, tolerance, options)
     return result
+
+
+def _arguments(fixture: LuaTable, device: str | torch.device, dtype: torch.dtype | None) -> list[Any]:
+    """Return the input of a fixture, and its target if there is one."""
+    names = ["input"]
+    if fixture.get("target") is not None or fixture.get("kind") == "criterion":
+        names.append("target")
+    values = [cast(to_value(fixture.get(name), device=device), dtype) for name in names]
+    return [require_grad(values[0]), *values[1:]]
+
+
+def _forward(module: nn.Module, fixture: LuaTable, arguments: list[Any], running: RunLimits) -> Any:
+    """Run a module as often as a fixture says, with Torch7's random numbers; return the last output."""
+    output = None
+    with random_numbers(module, fixture), running(module):
+        for _ in range(_forwards(fixture)):
+            output = call(module, *arguments)
+    return output
 
 
 def _compare_gradients(module: nn.Module, fixture: LuaTable, inputs: Any, tolerance: Tolerance) -> list[Difference]:
@@ -304,5 +325,7 @@ def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
     """Return a context manager in which random modules use Torch7's random numbers, from ``after`` or the seed."""
     after, seed = fixture.get("after"), fixture.get("seed")
-    known = after is not None and (seed is None or has_noise(module, after))
+    noisy = noisy_modules(module, after)
+    several = noisy & {id(m) for m in repeated_modules(module)}  # `after` has the numbers of the last use only
+    known = after is not None and (seed is None or (noisy and not several))
     return replayed(module, after) if known else torch7_random(seed, lua_generator(module))

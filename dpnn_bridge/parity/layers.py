@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,13 @@ def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | Non
             yield from tree(member, f"{prefix}{name}", depth + 1, seen)
     for i, child in enumerate(mapping.children(module), 1):
         yield from tree(child, f"{prefix}modules[{i}]", depth + 1, seen)
+
+
+def repeated_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that represent one Lua object in several places of a model."""
+    children = [child for node in tree(model) for child in registry.mapping_of(node.module).children(node.module)]
+    uses = Counter(map(id, children))
+    return list({id(child): child for child in children if uses[id(child)] > 1}.values())
 
 
 @dataclass
