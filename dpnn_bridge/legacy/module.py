@@ -225,8 +225,13 @@ class Module(_Shared):
         """Replace every module by the result of ``callback`` for it."""
         out = callback(self)
         modules = self._fields.get("modules") or []
+        replaced: dict[int, Any] = {}
         for i, module in enumerate(modules):
-            modules[i] = module.replace(callback)
+            modules[i] = replaced[id(module)] = module.replace(callback)
+        for node in self._fields.get("forwardnodes") or []:  # of nngraph's nn.gModule
+            data = node["data"]
+            if id(data.get("module")) in replaced:
+                data["module"] = replaced[id(data["module"])]
         return out
 
 

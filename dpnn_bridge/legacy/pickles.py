@@ -1,4 +1,4 @@
-"""Read pickles of ``torch.legacy.nn``, written by ``torch.save`` of PyTorch 0.1 to 0.4 and later, as data.
+"""Read pickles of ``torch.legacy.nn``, written by ``torch.save`` of PyTorch 0.1.10 to 0.4 and later, as data.
 
 Objects without methods replace the objects of the classes in a pickle. No class or function of a pickle is imported or
 called. The content is converted to the Lua objects that a ``.t7`` file of the same model contains.

@@ -76,7 +76,8 @@ _OTHER_TYPES: list[tuple[bytes, str, str]] = [
     (
         rb"(?s)(sys_info|pickle|tensors|storages)\x00.{,256}ustar",
         "a PyTorch checkpoint of a version before 0.1.10",
-        "load it with torch.load(path, weights_only=False) if you trust it",
+        "if you trust it, load it with torch.load(path, weights_only=False), after dpnn_bridge.legacy.install() if it "
+        "contains objects of torch.legacy.nn",
     ),
     (rb"version https://git-lfs", "a Git-LFS pointer", "fetch the file with 'git lfs pull'"),
     (rb"/annex/objects/", "a git-annex pointer", "fetch the file with 'git annex get'"),

@@ -22,6 +22,9 @@ _TENSOR_TYPES = {
     ("f", 4): "float32",
     ("f", 8): "float64",
 }
+#: filters that HDF5 and h5py contain: deflate, shuffle, checksum, szip, n-bit, scale-offset, lzf. For another one, HDF5
+#: loads all libraries in its plugin folder
+_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 #: limits for one path: soft links, as in HDF5, and groups
 _MAX_LINKS, _MAX_GROUPS = 16, 200
 #: a name in a group takes at least these bytes of the file
@@ -41,8 +44,8 @@ def _object(opened: Any, path: str) -> Any:
 
     Raises:
         TorchError: a link on the path leads to another file, or the data set stores its elements in another file,
-            which an untrusted file could use to read any file. Or a group contains itself, so that reading all of its
-            content would not end.
+            which an untrusted file could use to read any file, or needs a plugin of HDF5. Or a group contains itself,
+            so that reading all of its content would not end.
     """
     h5py = _h5py()
     current, names, links, visited = opened["/"], path.encode("latin-1").split(b"/"), 0, set[int]()
@@ -72,6 +75,14 @@ def _object(opened: Any, path: str) -> Any:
         raise TorchError(
             f"hdf5: {path} of {opened.filename} stores its elements in other files; write a file that contains them"
         )
+    if isinstance(current, h5py.Dataset):
+        made = current.id.get_create_plist()
+        used = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
+        if other := used - _FILTERS:
+            raise TorchError(
+                f"hdf5: {path} of {opened.filename} is compressed with the filter {min(other)}, which needs a plugin; "
+                "write a file without it, or with gzip"
+            )
     return current
 
 

@@ -306,3 +306,14 @@ def test_fields_of_any_depth_are_cast() -> None:
     for _ in range(2000):
         chain = chain[0]
     assert chain[0].dtype == torch.float64
+
+
+def test_a_module_in_a_graph_is_replaced() -> None:
+    """As nngraph's gModule:replace does; the nodes kept the old module."""
+    fixture = load_lua(FIXTURES / "nn" / "nn.gModule" / "gModule__chain__double_train.t7")
+    net = fixture["module"]
+    before = net.forward(fixture["input"]).clone()
+    kept = net.modules
+    net.replace(lambda m: nn.Identity() if isinstance(m, nn.Tanh) else m)
+    assert any(isinstance(m, nn.Identity) for m in kept)
+    assert not torch.equal(net.forward(fixture["input"]), before)

@@ -54,6 +54,15 @@ def seen_outside(h5py: Any, file: Any, folder: Path) -> None:
     file.create_virtual_dataset("x", layout)
 
 
+def filtered(h5py: Any, file: Any, folder: Path) -> None:
+    """For a filter that HDF5 does not contain, it loads every library in its plugin folder."""
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_chunk((3,))
+    made.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (1,))
+    space = h5py.h5s.create_simple((3,))
+    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_DOUBLE, space, made).write_direct_chunk((0,), bytes(24), 0)
+
+
 def linked(h5py: Any, file: Any, folder: Path) -> None:
     file["x"] = h5py.ExternalLink(str(folder / "other.h5"), "/x")
 
@@ -63,7 +72,7 @@ def linked_twice(h5py: Any, file: Any, folder: Path) -> None:
     file["x"] = h5py.SoftLink("group/outside/x")
 
 
-@pytest.mark.parametrize("make", [stored_outside, seen_outside, linked, linked_twice])
+@pytest.mark.parametrize("make", [stored_outside, seen_outside, linked, linked_twice, filtered])
 def test_an_hdf5_file_leads_to_no_other_file(
     bridge: LuaBridge, make: Callable[[Any, Any, Path], None], tmp_path: Path
 ) -> None:
@@ -74,7 +83,7 @@ def test_an_hdf5_file_leads_to_no_other_file(
         make(h5py, file, tmp_path)
     before = (tmp_path / "other.h5").read_bytes()
     for how in ("read('x'):all()", "all()", "write('x', torch.ones(3))", "append('x', torch.ones(3))"):
-        with pytest.raises(LuaBridgeError, match=r"another file|other files"):
+        with pytest.raises(LuaBridgeError, match=r"another file|other files|the filter 32001"):
             bridge.execute(f"local file = require('hdf5').open(..., 'r+') file:{how}", str(tmp_path / "x.h5"))
     assert (tmp_path / "other.h5").read_bytes() == before
 

@@ -257,4 +257,4 @@ def _sub1d(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, kw: int, dw
 
 
 declare("SpatialSubSampling", Derived(_sub2d, 2), (0, 0, 0), 4)
-declare("TemporalSubSampling", Derived(_sub1d, 1, checks=True), (0, 0, 0), 2)
+declare("TemporalSubSampling", Derived(_sub1d, 1, checks=True, batches=False), (0, 0, 0), 2)
