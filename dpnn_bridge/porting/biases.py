@@ -32,9 +32,13 @@ def shifted(search: Search, model: nn.Module, factor: float) -> Iterator[None]:
     targets = {storage_id(t) for t in search.parameters.tensors.values()}
     shifts: dict[int, Tensor] = {}
     changed: dict[int, tuple[Tensor, Tensor]] = {}
-    shared = [(placed, *_biases(placed, sources, targets)) for placed in search.placement.placed.values()]
-    for placed, *tensors in (entry for entry in shared if len(entry) > 1):
-        index = placed.assignment.layers[0].index
+    pairs = [(placed, _pair(placed, sources, targets)) for placed in search.placement.placed.values()]
+    # a bias that the target also has in another form, such as moved or folded, would be shifted in the source only
+    elsewhere = {name for placed, pair in pairs if pair is None for name in _roots(placed)}
+    for placed, pair in pairs:
+        if pair is None or pair[0] in elsewhere:
+            continue
+        index, tensors = placed.assignment.layers[0].index, (pair[1], sources[pair[0]])
         if index not in shifts:
             scale = factor * (tensors[0].abs().max() + _norm(placed))
             values, at = tensors[0].flatten().unique(return_inverse=True)
@@ -54,8 +58,8 @@ def _name(placed: Placed) -> str:
     return "weight" if placed.event.kind == "add" else "bias"
 
 
-def _biases(placed: Placed, sources: dict[str, Tensor], targets: set[int]) -> list[Tensor]:
-    """Return an event's bias and the source's parameters that are equal to it; empty if there are none.
+def _pair(placed: Placed, sources: dict[str, Tensor], targets: set[int]) -> tuple[str, Tensor] | None:
+    """Return the name of the source's bias and the event's equal bias; None if there is none, or several.
 
     Args:
         placed: the event with its assignment.
@@ -64,13 +68,20 @@ def _biases(placed: Placed, sources: dict[str, Tensor], targets: set[int]) -> li
     """
     weight = placed.event.weights.get(_name(placed))
     if weight is None or len(placed.assignment.layers) != 1 or unexpanded(weight.view) is not weight.view:
-        return []
+        return None
     if storage_id(weight.view) not in targets:
-        return []
-    roots = (sources[r] for r in placed.assignment.layers[0].roots if r in sources)
-    sized = (t for t in roots if t.numel() == weight.view.numel())
-    equal = [t for t in sized if torch.equal(t.flatten(), weight.view.flatten())]
-    return [weight.view, *equal] if equal else []
+        return None
+    own = weight.view.flatten()
+    equal = [r for r in _roots(placed) if r in sources and torch.equal(sources[r].flatten(), own)]
+    return (equal[0], weight.view) if len(equal) == 1 else None
+
+
+def _roots(placed: Placed) -> set[str]:
+    """Return the names of the source's tensors from which an event's weights come."""
+    chosen = placed.assignment
+    layers = [*chosen.layers, *(b.assignment.layer for b in chosen.moved), chosen.fold]
+    layers += [layer.addition for layer in layers if layer is not None]
+    return {root for layer in layers if layer is not None for root in layer.roots}
 
 
 def _norm(placed: Placed) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -44,13 +44,17 @@ class Placed:
         event: the event.
         assignment: the assignment of its weights.
         offset: difference from the source's result because biases moved, one number for each output.
+        moved_to: the earlier event that got the bias of this event, and the bias; None if there is none.
         exercised: whether an input of the event was not zero, so that its result tested the weights.
+        nodes: the uses of the weights so far.
     """
 
     event: Event
     assignment: Assignment
     offset: Tensor | None
+    moved_to: tuple[Placed, Tensor] | None = None
     exercised: bool = False
+    nodes: list[Node] = field(default_factory=list)
 
 
 def compare_event(event: Event, placed: Placed, out: Any, source: Source) -> float:

@@ -41,9 +41,9 @@ class Placement:
         Raises:
             ContradictionError: the result differs, or the weights do not fit.
         """
-        offset, late = self._write(event, assignment)
+        offset, moved_to = self._write(event, assignment)
         out = run()
-        placed = Placed(event, assignment, offset)
+        placed = Placed(event, assignment, offset, moved_to)
         self.compare(event, placed, out)
         if not any(moved.event is event for moved in self.biases):
             event.release_input()
@@ -52,7 +52,19 @@ class Placement:
         for use in assignment.uses():
             self.used[use] = self.used.get(use, 0) + 1
             self.journal.add(lambda use=use: self._release(use))
-        return out if late is None else out + late.reshape([-1] + [1] * (out.dim() - 1 - event.outputs_dim % out.dim()))
+        placed.nodes.append(event.node)
+        return _completed(event, placed, out)
+
+    def use_again(self, event: Event, placed: Placed, out: Any) -> Any:
+        """Compare the result of another use of an event; return it with the bias that an earlier event got too late.
+
+        Raises:
+            ContradictionError: the result differs.
+        """
+        self.compare(event, placed, out)
+        placed.nodes.append(event.node)
+        self.journal.add(placed.nodes.pop)
+        return _completed(event, placed, out)
 
     def compare(self, event: Event, placed: Placed, out: Any) -> None:
         """Compare the result of an event with that of the source's layer.
@@ -83,17 +95,17 @@ class Placement:
         self.journal.add(lambda: setattr(self, "biases", before))
         self.biases = biases
 
-    def _write(self, event: Event, assignment: Assignment) -> tuple[Tensor | None, Tensor | None]:
+    def _write(self, event: Event, assignment: Assignment) -> tuple[Tensor | None, tuple[Placed, Tensor] | None]:
         """Write weights. If the event has no bias, the bias of the source's layer moves to another event.
 
         Returns:
-            The difference from the source's result because of moved biases, and the bias that an earlier event got;
-            None if there is none.
+            The difference from the source's result because of moved biases, and the earlier event that got the bias,
+            with the bias; None if there is none.
         """
         if assignment.keeps:
             return None, None
         weights, layer = dict(assignment.weights), assignment.layer
-        offset = late = None
+        offset = moved_to = None
         if assignment.moved:
             self._set_biases([b for b in self.biases if b not in assignment.moved])
         bias = weights.get("bias")
@@ -102,7 +114,7 @@ class Placement:
                 offset = self._take_biases(event)
                 weights["bias"] = bias if offset is None else offset if bias is None else bias + offset
             elif bias is not None and bool(bias.any()):
-                offset, late = -bias, self._move_bias(event, bias, assignment)
+                offset, moved_to = -bias, self._move_bias(event, bias, assignment)
         for name, weight in event.weights.items():
             if weight is None:
                 continue
@@ -116,13 +128,13 @@ class Placement:
             except NoInverseError as e:
                 why = f"its {name} is computed from parameters by {e}, which port cannot invert to set the parameters"
                 raise ContradictionError(event.node, why, layer) from e
-        return offset, late
+        return offset, moved_to
 
-    def _move_bias(self, event: Event, bias: Tensor, assignment: Assignment) -> Tensor | None:
+    def _move_bias(self, event: Event, bias: Tensor, assignment: Assignment) -> tuple[Placed, Tensor] | None:
         """Add the bias for an event without one to the bias of an earlier event, or keep it for a later event.
 
         Returns:
-            The bias if an earlier event got it, else None.
+            The earlier event that got the bias, and the bias; None if there is none.
         """
         for placed in self.placed.values():
             other, present = placed.event, placed.event.weights.get("bias")
@@ -131,7 +143,7 @@ class Placement:
             if sums_with(other.node, event.node):
                 self.parameters.write(present.slot, present.view, present.view + bias)
                 self._shift(placed, bias)
-                return bias
+                return placed, bias
         self._set_biases([*self.biases, MovedBias(bias, event, assignment)])
         return None
 
@@ -148,6 +160,17 @@ class Placement:
             return None
         self._set_biases([b for b in self.biases if b not in added])
         return torch.stack([b.bias for b in added]).sum(0)
+
+
+def _completed(event: Event, placed: Placed, out: Any) -> Any:
+    """Return a result with the bias that moved to an earlier event, if that event ran before it got the bias."""
+    if placed.moved_to is None:
+        return out
+    other, bias = placed.moved_to
+    since = placed.event.node.index
+    if not any(node.index < since and sums_with(node, event.node) for node in other.nodes):
+        return out
+    return out + bias.reshape([-1] + [1] * (out.dim() - 1 - event.outputs_dim % out.dim()))
 
 
 def _fitting(value: Tensor, view: Tensor, event: Event, name: str, layer: Layer | None) -> Tensor:

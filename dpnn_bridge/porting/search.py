@@ -321,7 +321,7 @@ class Search:
         placed = self.placement.placed.get(key)
         if placed is not None:
             self._store(node, out := run())
-            self.placement.compare(event, placed, out)
+            self._store(node, self.placement.use_again(event, placed, out))
             return
         choice = self.choices[-1] if self.choices and self.choices[-1].node is node else None
         if choice is None:

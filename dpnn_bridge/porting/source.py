@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
-from dpnn_bridge.porting.flow import output_nodes, signature, through_views
+from dpnn_bridge.porting.flow import adds, output_nodes, signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
 from dpnn_bridge.porting.values import (
     DOUBLE,
@@ -350,7 +350,9 @@ class Source:
 
 
 def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
-    """Make added weights the bias of a linear map, if the addition follows the map in every use.
+    """Make added weights the bias of a linear map, if the addition follows the map, or a sum with it, in every use.
+
+    Of the maps in a sum, the first one gets the bias.
 
     Args:
         layer: the linear map.
@@ -358,12 +360,11 @@ def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
     """
     if layer.kind != "linear" or (layer.bias is not None and layer.addition is None) or not layer.events:
         return
-    after = [[n.event for n in through_views(event.node) if n.op not in VIEWS] for event in layer.events]
-    if any(len(events) != 1 or events[0] is None or events[0].kind != "add" for events in after):
-        return
-    found = {owners.get(events[0]) for events in after}
+    found = {owners.get(added) if (added := _added_to(event.node)) is not None else None for event in layer.events}
     addition = found.pop()
     if found or addition is None or addition.values["weight"] is None or addition is layer:
+        return
+    if any(other.addition is addition for other in owners.values() if other is not layer):
         return
     bias = addition.values["weight"].flatten()
     if len(bias) == layer.matrix().shape[0]:
@@ -371,6 +372,19 @@ def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
         for event in layer.events:
             assert event.output is not None
             event.output = event.output + bias
+
+
+def _added_to(node: Node) -> Event | None:
+    """Return the addition of weights to a result, or to its sum with other results; None if there is no other use."""
+    while True:
+        after = [n for n in through_views(node) if n.op not in VIEWS]
+        if len(after) != 1:
+            return None
+        node, event = after[0], after[0].event
+        if event is not None and event.kind == "add":
+            return event
+        if not adds(node):
+            return None
 
 
 def _digest(tensor: Tensor) -> tuple[Any, ...]:
