@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.reading import causing_os_error
 from dpnn_bridge.errors import COPY_AGAIN, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
 from dpnn_bridge.legacy.unpickler import LEGACY_MODULES, InertObject, InertUnpickler
@@ -64,8 +65,10 @@ def contains_legacy(path: Path) -> bool:
             return False
         blocks = (source.read(at, min(_BLOCK + _OVERLAP, end - at)) for at in range(start, end, _BLOCK))
         return any(name.encode() in block for block in blocks for name in LEGACY_MODULES)
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError):  # the reader reports the error
-        return False
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError) as error:
+        if (os_error := causing_os_error(error)) is not None:
+            raise os_error from error
+        return False  # the reader reports the error
 
 
 def read(file: LocalFile) -> Any:

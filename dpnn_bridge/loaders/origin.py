@@ -112,13 +112,12 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
             path = _copy(opened, folder() / _base(name))
         given, state = path, state_of(path)
-        if os.path.isfile(path):  # is_file() raises for a name that is too long
-            check_file(path)
-            if expected is not None:
-                _check_sum(path, expected, name)
-            path = _unpacked(path, folder, name) if unpack else path
-            if expected is not None:
-                check_unchanged(given, name, state)
+        check_file(path)
+        if expected is not None:
+            _check_sum(path, expected, name)
+        path = _unpacked(path, folder, name) if unpack else path
+        if expected is not None:
+            check_unchanged(given, name, state)
         if unpack and path != origin:
             path = _with_suffix(path)
             state = state_of(path)
@@ -166,11 +165,8 @@ def _check_sum(path: Path, expected: str, name: str) -> None:
 
 def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
     """Decompress a file, and return the path of the result; return the path of any other file unchanged."""
-    try:
-        with open_input(path) as file:
-            head = file.read(6)
-    except OSError:  # the reader reports the error
-        return path
+    with open_input(path) as file:
+        head = file.read(6)
     allowed = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
     try:
         for magic, unpack in _COMPRESSED.items():

@@ -84,6 +84,34 @@ def test_an_error_of_the_disk_names_the_file(name: str, first: int, files: Path,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", FORMATS[:5])
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_an_error_of_the_disk_is_none_of_the_compression(
+    name: str, call: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One error of the disk made a compressed file one of another kind, which is to be unpacked first."""
+    real, calls = getattr(os, call), 0
+
+    def failing(path: Any, *args: Any, **options: Any) -> Any:
+        nonlocal calls
+        if not isinstance(path, int) and os.fspath(path) == str(files / name):
+            calls += 1
+            if calls == fails:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fspath(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, call, failing)
+    for fails in range(1, 30):
+        calls = 0
+        try:
+            dpnn_bridge.load(files / name)
+        except DpnnBridgeError as error:
+            assert "tale file handle" in str(error), (fails, error)  # noqa: PT017
+        if calls < fails:
+            break
+    assert calls < fails
+
+
 @pytest.mark.parametrize("name", [*FORMATS, "-00001-of-00002"])
 def test_what_the_system_asks_to_try_again_is_tried_again(name: str, files: Path, fault: Any) -> None:
     reads = fault(name, errno.EAGAIN, 1, 3)
