@@ -147,12 +147,15 @@ def _folded(plain: Assignment, layer: Layer, norm: Layer) -> Assignment:
     def build() -> Weights:
         weight, bias = plain.weights["weight"], plain.weights.get("bias")
         assert weight is not None
-        outputs = 1 if layer.kind == "transposed conv" else 0
-        shape = [-1 if i == outputs else 1 for i in range(weight.dim())]
         each = layer.outputs // len(scale)  # the outputs of a linear map may be pixels of several channels
         factor, constant = scale.repeat_interleave(each), shift.repeat_interleave(each)
+        if layer.kind == "transposed conv":  # (groups x inputs, outputs of a group, kernel)
+            grouped = weight.reshape(layer.options["groups"], -1, weight.shape[1], weight[0, 0].numel())
+            scaled = grouped * factor.reshape(len(grouped), 1, -1, 1)
+        else:
+            scaled = weight.flatten(1) * factor[:, None]
         return {
-            "weight": weight * factor.reshape(shape),
+            "weight": scaled.reshape(weight.shape),
             "bias": constant if bias is None else bias * factor + constant,
         }
 

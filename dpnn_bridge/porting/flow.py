@@ -86,6 +86,19 @@ def sums_with(node: Node, other: Node) -> bool:
     return any(id(n) in added for n in (other, *through_sums(other)))
 
 
+def addition_after(node: Node) -> Event | None:
+    """Return the addition of weights to a result or to its sum with others, if every use goes through it, else None."""
+    while True:
+        after = [n for n in through_views(node) if n.op not in VIEWS]
+        if len(after) != 1:
+            return None
+        node, event = after[0], after[0].event
+        if event is not None and event.kind == "add":
+            return event
+        if not adds(node):
+            return None
+
+
 def parts_of(node: Node, outputs: int, shapes: dict[int, tuple[int, ...]], dim: int = -1) -> tuple[int, ...]:
     """Return the sizes of the parts into which a network divides a result; ``(outputs,)`` if it does not.
 

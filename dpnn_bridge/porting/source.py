@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
-from dpnn_bridge.porting.flow import adds, output_nodes, signature, through_views
+from dpnn_bridge.porting.flow import addition_after, output_nodes, signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
 from dpnn_bridge.porting.values import (
     DOUBLE,
@@ -360,7 +360,7 @@ def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
     """
     if layer.kind != "linear" or (layer.bias is not None and layer.addition is None) or not layer.events:
         return
-    found = {owners.get(added) if (added := _added_to(event.node)) is not None else None for event in layer.events}
+    found = {owners.get(added) if (added := addition_after(event.node)) is not None else None for event in layer.events}
     addition = found.pop()
     if found or addition is None or addition.values["weight"] is None or addition is layer:
         return
@@ -372,19 +372,6 @@ def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
         for event in layer.events:
             assert event.output is not None
             event.output = event.output + bias
-
-
-def _added_to(node: Node) -> Event | None:
-    """Return the addition of weights to a result, or to its sum with other results; None if there is no other use."""
-    while True:
-        after = [n for n in through_views(node) if n.op not in VIEWS]
-        if len(after) != 1:
-            return None
-        node, event = after[0], after[0].event
-        if event is not None and event.kind == "add":
-            return event
-        if not adds(node):
-            return None
 
 
 def _digest(tensor: Tensor) -> tuple[Any, ...]:

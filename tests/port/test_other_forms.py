@@ -356,3 +356,16 @@ def test_a_strided_convolution_of_pixels() -> None:
             report = dpnn_bridge.port(source(), target(), randn(2, 3, 8, 8))
             assert report.equal, report
             assert "permuted" not in str(report)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_norm_is_folded_into_a_transposed_convolution(groups: int) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.weight)
+    source = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=groups), norm).eval()
+    target = nn.ConvTranspose2d(4, 6, 3, groups=groups)
+    report = dpnn_bridge.port(source, target, randn(2, 4, 5, 5))
+    assert report.equal, report
+    torch.testing.assert_close(target(randn(1, 4, 6, 6, seed=1)), source(randn(1, 4, 6, 6, seed=1)))

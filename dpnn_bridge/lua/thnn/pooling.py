@@ -11,6 +11,7 @@ import torch
 from dpnn_bridge.lua.tensor import Tensor, TorchError
 from dpnn_bridge.lua.thnn.registry import Positions, batched, check_shape, fitted, kernel, pull_back, reordered
 from dpnn_bridge.lua.thnn.windows import last_windows, with_last
+from dpnn_bridge.torch7.adaptive_windows import adaptive_maxima, bounds
 
 
 def check_pads(sizes: Sequence[int], pads: Sequence[int]) -> None:
@@ -151,46 +152,11 @@ def spatial_unpool_gradient(
 
 
 # ---- adaptive: positions (row, column) are 1-based within the window
-
-
-_Bounds = tuple[torch.Tensor, torch.Tensor]
-
-
-def _bounds(count: int, size: int) -> _Bounds:
-    """Return the first row of each of ``count`` windows, and the row after its last row.
-
-    They are computed in single precision, as in C: the third of 5 windows over 25 rows has 6 rows.
-    """
-    edges = torch.arange(count + 1, dtype=torch.float32) / torch.tensor(count, dtype=torch.float32) * size
-    return edges[:-1].floor().long(), edges[1:].ceil().long()
-
-
-def _are_exact(bounds: _Bounds, size: int) -> bool:
-    """Return whether the bounds equal those of PyTorch, which computes them in integers."""
-    first, end = bounds
-    count, steps = len(first), torch.arange(len(first) + 1) * size
-    return torch.equal(first, steps[:-1] // count) and torch.equal(end, -(-steps[1:] // count))
-
-
-def _adaptive_maxima(x: torch.Tensor, rows: _Bounds, columns: _Bounds) -> Sequence[torch.Tensor]:
-    """Return the maximum of each window and its position in the channel."""
-    sizes = [len(rows[0]), len(columns[0])]
-    if _are_exact(rows, x.shape[2]) and _are_exact(columns, x.shape[3]):
-        return torch.ops.aten.adaptive_max_pool2d(x, sizes)
-    maxima, at = [], []
-    for top, bottom in zip(*map(torch.Tensor.tolist, rows), strict=True):
-        for left, right in zip(*map(torch.Tensor.tolist, columns), strict=True):
-            value, n = x[:, :, top:bottom, left:right].flatten(2).max(-1)
-            maxima.append(value)
-            at.append((top + n // (right - left)) * x.shape[3] + left + n % (right - left))
-    return [torch.stack(values, -1).reshape(*x.shape[:2], *sizes) for values in (maxima, at)]
-
-
 @kernel("SpatialAdaptiveMaxPooling_updateOutput")
 def adaptive_max(input: Tensor, output: Tensor, indices: Positions, width: float, height: float) -> None:
     x, single = batched(input.t, 2)
-    rows, columns = _bounds(int(height), x.shape[2]), _bounds(int(width), x.shape[3])
-    y, at = _maxima(lambda x: _adaptive_maxima(x, rows, columns), x, torch.float32)
+    rows, columns = bounds(int(height), x.shape[2]), bounds(int(width), x.shape[3])
+    y, at = _maxima(lambda x: adaptive_maxima(x, rows, columns), x, torch.float32)
     both = torch.stack([at // x.shape[3] - rows[0][:, None] + 1, at % x.shape[3] - columns[0] + 1])
     output.assign(y[0] if single else y)
     indices.assign(both[:, 0] if single else both)
@@ -200,8 +166,8 @@ def adaptive_max(input: Tensor, output: Tensor, indices: Positions, width: float
 def adaptive_max_gradient(input: Tensor, grad_output: Tensor, grad_input: Tensor, indices: Positions) -> None:
     height, width = grad_output.size[-2:]
     grad = grad_output.t[: input.size[0]]  # THNN ignores further samples
-    rows = positions(indices)[0] - 1 + _bounds(height, input.size[-2])[0][:, None]
-    columns = positions(indices)[1] - 1 + _bounds(width, input.size[-1])[0]
+    rows = positions(indices)[0] - 1 + bounds(height, input.size[-2])[0][:, None]
+    columns = positions(indices)[1] - 1 + bounds(width, input.size[-1])[0]
     scatter_gradient(grad_input, input, rows * input.size[-1] + columns, grad, 2)
 
 

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.faults import OtherVersion
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.torch7.adaptive_windows import adaptive_maxima, bounds
 from dpnn_bridge.torch7.quicksort import positions, sort_positions
 
 
@@ -92,11 +94,26 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
 
 # ---------------------------------------------------------------------- to a given size
+_SINGLE_BOUNDS = (
+    "Torch7 computes the bounds of the windows of nn.SpatialAdaptiveMaxPooling in single precision, so that some have one "
+    "row or column more"
+)
+
+
+def _with_single_bounds(module: nn.AdaptiveMaxPool2d, input: Tensor) -> Tensor:
+    x = input if input.dim() == 4 else input[None]
+    sizes: Any = module.output_size
+    height, width = sizes
+    maxima = adaptive_maxima(x, bounds(height, x.shape[2]), bounds(width, x.shape[3]))[0]
+    return maxima if input.dim() == 4 else maxima[0]
+
+
 @lua_class("nn.SpatialAdaptiveMaxPooling")
 class SpatialAdaptiveMaxPooling(LuaClass):
     torch_type = nn.AdaptiveMaxPool2d
     scalars = {("H", "W"): "output_size"}
     scratch = ("indices",)
+    other_version = OtherVersion(_SINGLE_BOUNDS, _with_single_bounds)
 
 
 @lua_class("nn.SpatialAdaptiveAveragePooling")
