@@ -95,8 +95,8 @@ class TemporalDynamicKMaxPooling(nn.Module):
 
 # ---------------------------------------------------------------------- to a given size
 _SINGLE_BOUNDS = (
-    "Torch7 computes the bounds of the windows of nn.SpatialAdaptiveMaxPooling in single precision, so that some have one "
-    "row or column more"
+    "Torch7 computes the bounds of the windows of nn.SpatialAdaptiveMaxPooling in single precision, so that some have "
+    "one row or column more"
 )
 
 
