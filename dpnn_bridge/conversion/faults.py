@@ -25,6 +25,8 @@ class Fault:
         elements: function of a module and its output that returns a mask of the affected elements, such as
             uninitialized memory. The other elements of the output are compared without them, and no other layer is
             affected. None: the fault affects the complete results.
+        result: function of a module and its output that returns Torch7's output, if the fault affects it and is known
+            exactly. Then the output of a model is accepted only if it agrees.
         listed: whether the lists of containers contain the affected gradient; ``nn.Container`` omits tables.
     """
 
@@ -35,6 +37,7 @@ class Fault:
     spreads: bool = True
     repeated: bool = False
     elements: Callable[[nn.Module, Tensor], Tensor] | None = None
+    result: Callable[[nn.Module, Any], Any] | None = None
     listed: bool = True
 
     def applies_to(self, module: nn.Module) -> bool:

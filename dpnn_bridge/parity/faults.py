@@ -13,6 +13,7 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, compare, comp
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.parity.accepted import accept_known
+from dpnn_bridge.parity.influence import Changes, Unused, changes
 from dpnn_bridge.parity.layers import repeated_modules, tree
 from dpnn_bridge.parity.one_buffer import OneBuffer
 
@@ -82,14 +83,17 @@ class Faults:
         faulty_modules: the modules with a fault.
         forward: function that runs a copy of the model on the input of the reference; set by the run.
         compare: function that compares an output of the model with the reference; set by the run.
+        run: function that runs a copy of the model and compares all its results; set by the run.
+        gradients: whether it runs the backward pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.forward: Callable[[nn.Module], Any] | None = None
         self.compare: Callable[[Any], list[Difference]] | None = None
+        self.run: Callable[[nn.Module], list[Difference]] | None = None
+        self.gradients = False
         several = repeated_modules(model)
-        self._one_buffer = OneBuffer(model, several) if several else None
         nodes = list(tree(model))
         loops = [node.module for node in nodes if registry.mapping_of(node.module).repeats]
         repeated = {id(m) for loop in loops for m in loop.modules() if m is not loop}
@@ -104,6 +108,9 @@ class Faults:
             and fault.applies_to(node.module)
             and (not fault.repeated or id(node.module) in repeated)
         ]
+        self._unused = Unused(model) if self.faulty_modules else None
+        self._one_buffer = OneBuffer(self._unused, several) if several and self._unused is not None else None
+        self._changes: dict[str, Changes | None] = {}
 
     @cached_property
     def _overwritten(self) -> set[int] | None:
@@ -142,9 +149,8 @@ class Faults:
                 affect the comparison.
         """
         for faulty in self.faulty_modules:
-            gradient = name.startswith("grad")
-            kinds = (name, "gradParams") if gradient and name != "gradInput" else (name,)
-            if any(map(faulty.fault.affects, kinds)) and self._affects(faulty, owner, difference, gradient, order):
+            kinds = (name, "gradParams") if name.startswith("grad") and name != "gradInput" else (name,)
+            if any(map(faulty.fault.affects, kinds)) and self._affects(faulty, owner, name, difference, order):
                 layer = "" if faulty.module is self.model else f" ({type(faulty.module).__name__})"
                 accept_known(difference, f"{faulty.fault.reason}{layer}")
                 return
@@ -153,11 +159,12 @@ class Faults:
         self,
         faulty: _FaultyModule,
         owner: nn.Module,
+        name: str,
         difference: Difference,
-        gradient: bool,
         order: Mapping[int, int] | None,
     ) -> bool:
         """Return whether a fault affects a result or gradient of ``owner``; for the arguments see :meth:`accept`."""
+        gradient = name.startswith("grad")
         if faulty.fault is ONE_BUFFER and self._overwritten is not None:
             if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
                 return other.error <= _ROUNDED * other.tolerance
@@ -165,12 +172,31 @@ class Faults:
                 return True
             if not gradient:
                 return False
-        if id(owner) in faulty.inside or any(m is faulty.module for m in owner.modules()):
+        if id(owner) in faulty.inside:
             return True
-        if order is None:
-            return False
+        contains = any(m is faulty.module for m in owner.modules())
+        if not faulty.fault.spreads or name in ("forward", "backward", "params") or (order is None and not contains):
+            return contains
+        if faulty.fault is not ONE_BUFFER and (found := self._changes_by(faulty.fault)) is not None:
+            exact = None if gradient or faulty.fault.result is None else found.after.get(difference.name)
+            if exact is not None and owner is self.model:
+                return found.of(difference.name) and exact.error <= _ROUNDED * exact.tolerance
+            of_layer = owner is not self.model and not difference.name.startswith(("gradParams", "after.", "params"))
+            return (id(owner), name) in found.layers if of_layer else found.of(difference.name)
+        if contains or order is None:
+            return contains
         position, position_of_fault = order.get(id(owner), 0), order.get(id(faulty.module), 0)
-        return faulty.fault.spreads and (position <= position_of_fault if gradient else position >= position_of_fault)
+        return position <= position_of_fault if gradient else position >= position_of_fault
+
+    def _changes_by(self, fault: Fault) -> Changes | None:
+        """Return the results that change with the results of the modules with a fault; None if unknown."""
+        if fault.reason not in self._changes:
+            found = None
+            if self._unused is not None and self.run is not None:
+                faulty = [(id(f.module), f.fault) for f in self.faulty_modules if f.fault.reason == fault.reason]
+                found = changes(self._unused, faulty, self.run, self.gradients)
+            self._changes[fault.reason] = found
+        return self._changes[fault.reason]
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
         """Return the module and the name of the result for a comparison of the complete model."""

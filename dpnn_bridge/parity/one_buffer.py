@@ -17,17 +17,14 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
-from dpnn_bridge.compare.memory import copied
-
-#: numbers that change if a result changes
-Summary = tuple[Any, ...]
+from dpnn_bridge.parity.influence import Summary, Unused, summary
 
 
 class OneBuffer:
     """A forward pass as in Torch7, where each of some modules has one buffer for its results.
 
     Args:
-        model: the model, before its run. It is copied, without its parameters.
+        unused: the model before its run.
         repeated: the modules that occur several times.
 
     Attributes:
@@ -36,11 +33,10 @@ class OneBuffer:
 
     output: Any = None
 
-    def __init__(self, model: nn.Module, repeated: Iterable[nn.Module]) -> None:
+    def __init__(self, unused: Unused, repeated: Iterable[nn.Module]) -> None:
         chosen = {id(m) for m in repeated}
-        self._ids = [id(m) for m in model.modules()]
-        self._repeated = [i for i, number in enumerate(self._ids) if number in chosen]
-        self._copies = [copied(model, {id(p): p for p in model.parameters()}) for _ in range(2)]
+        self._unused = unused
+        self._repeated = [i for i, number in enumerate(unused.ids) if number in chosen]
 
     def affected(self, forward: Callable[[nn.Module], Any]) -> set[int] | None:
         """Return the ``id`` of each module whose input or output changes; None if that cannot be found.
@@ -48,7 +44,7 @@ class OneBuffer:
         Args:
             forward: function that runs the model on the input of the reference.
         """
-        plain, shared = self._copies
+        plain, shared = self._unused.copy(), self._unused.copy()
         try:
             with torch.no_grad():
                 _, expected, uses = _summaries(plain, forward)
@@ -59,7 +55,7 @@ class OneBuffer:
             return None
         if any(uses[i] < 2 for i in self._repeated):  # computed without calls of the module
             return None
-        return {number for i, number in enumerate(self._ids) if expected.get(i) != actual.get(i)}
+        return {number for i, number in enumerate(self._unused.ids) if expected.get(i) != actual.get(i)}
 
 
 @contextmanager
@@ -97,7 +93,7 @@ def _summaries(
     def record(i: int) -> Callable[..., None]:
         def after_forward(module: nn.Module, args: Any, output: Any) -> None:
             calls[i] += 1
-            found[i] = [_summary(t) for t in nested.tensors((args, output))]
+            found[i] = [summary(t) for t in nested.tensors((args, output))]
 
         return after_forward
 
@@ -106,8 +102,3 @@ def _summaries(
             stack.callback(module.register_forward_hook(record(i)).remove)
         output = forward(model)
     return output, found, calls
-
-
-def _summary(tensor: Tensor) -> Summary:
-    values = tensor.detach().double().flatten()
-    return (*tensor.shape, repr(float(values.sum())), repr(float(values.square().sum())))  # NaN equals itself
