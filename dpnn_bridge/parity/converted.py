@@ -299,7 +299,7 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
             modules are part of the module around them.
     """
     pairs: list[Pair] = []
-    for name, wanted in module.named_modules() if written.modules else ():
+    for name, wanted in module.named_modules(remove_duplicate=False) if written.modules else ():
         found, kind = written.modules.get(name), type(wanted)
         if found is None:
             if not program:

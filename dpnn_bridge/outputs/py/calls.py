@@ -82,7 +82,9 @@ def without_repeats(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """Return the source code of a number, string, dtype or None, or of a tuple of those."""
+    """Return the source code of a number, string, dtype or None, or of a tuple or list of those."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
     if isinstance(value, tuple):
         return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, str):

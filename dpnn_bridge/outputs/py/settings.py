@@ -118,14 +118,18 @@ def _buffers(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _sharing(pairs: list[Pair]) -> Iterator[Setting]:
-    """Yield the tensors that several modules share in the model but not in the new model."""
+    """Yield the tensors that several modules share in one of the models but not in the other."""
     first: dict[int, tuple[str, Any]] = {}
+    owners: dict[int, Tensor] = {}
     for path, wanted, fresh in pairs:
         for name, tensor in tensors(wanted).items():
             other = getattr(fresh, name, None)
             expression, shared = first.setdefault(id(tensor), (f"{path}.{name}", other))
             if shared is not other:
                 yield Setting(wanted, f"{path}.{name} = {expression}")
+            elif other is not None and owners.setdefault(id(other), tensor) is not tensor:
+                own = "nn.Parameter({}.detach().clone())" if isinstance(tensor, nn.Parameter) else "{}.clone()"
+                yield Setting(wanted, f"{path}.{name} = {own.format(f'{path}.{name}')}")
 
 
 def _ties(pairs: list[Pair]) -> Iterator[Setting]:
@@ -228,12 +232,13 @@ def _modes(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _same(a: Any, b: Any) -> bool:
     """Return whether two settings are equal; 3 and (3, 3) are the same size, and NaN equals NaN."""
-    a, b = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (a, b))
+    if isinstance(a, tuple) != isinstance(b, tuple):
+        a, b = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (a, b))
     return a == b or (a != a and b != b)
