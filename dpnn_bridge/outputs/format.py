@@ -130,7 +130,7 @@ class Format:
         The result is empty if only the order of keys differs, or another property that is not part of the data.
 
         Raises:
-            Exception: a file is incomplete or has another format.
+            Exception: a file is incomplete or has another format, or the disk fails.
         """
         return first_difference(self.read_data(expected), self.read_data(found)) or "the contents differ"
 

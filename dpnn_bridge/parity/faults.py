@@ -165,28 +165,41 @@ class Faults:
     ) -> bool:
         """Return whether a fault affects a result or gradient of ``owner``; for the arguments see :meth:`accept`."""
         gradient = name.startswith("grad")
-        if faulty.fault is ONE_BUFFER and self._overwritten is not None:
-            if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
-                return other.error <= _ROUNDED * other.tolerance
-            if id(owner) in self._overwritten:
-                return True
-            if not gradient:
-                return False
+        contains = any(m is faulty.module for m in owner.modules())
+        if faulty.fault is ONE_BUFFER:
+            return self._is_overwritten(faulty, owner, difference, gradient, contains, order)
         if id(owner) in faulty.inside:
             return True
-        contains = any(m is faulty.module for m in owner.modules())
         if not faulty.fault.spreads or name in ("forward", "backward", "params") or (order is None and not contains):
             return contains
-        if faulty.fault is not ONE_BUFFER and (found := self._changes_by(faulty.fault)) is not None:
-            exact = None if gradient or faulty.fault.result is None else found.after.get(difference.name)
-            if exact is not None and owner is self.model:
-                return found.of(difference.name) and exact.error <= _ROUNDED * exact.tolerance
-            of_layer = owner is not self.model and not difference.name.startswith(("gradParams", "after.", "params"))
-            return (id(owner), name) in found.layers if of_layer else found.of(difference.name)
-        if contains or order is None:
-            return contains
-        position, position_of_fault = order.get(id(owner), 0), order.get(id(faulty.module), 0)
-        return position <= position_of_fault if gradient else position >= position_of_fault
+        found = self._changes_by(faulty.fault)
+        if found is None:  # a layer does not accept other values
+            return contains or _is_later(faulty, owner, gradient, order)
+        exact = None if gradient or faulty.fault.result is None else found.after.get(difference.name)
+        if exact is not None and owner is self.model:
+            return found.of(difference.name) and exact.error <= _ROUNDED * exact.tolerance
+        of_layer = owner is not self.model and not difference.name.startswith(("gradParams", "after.", "params"))
+        return (id(owner), name) in found.layers if of_layer else found.of(difference.name)
+
+    def _is_overwritten(
+        self,
+        faulty: _FaultyModule,
+        owner: nn.Module,
+        difference: Difference,
+        gradient: bool,
+        contains: bool,
+        order: Mapping[int, int] | None,
+    ) -> bool:
+        """Return whether Torch7's one buffer of a module that occurs several times explains a comparison."""
+        overwritten, buffer = self._overwritten, self._one_buffer
+        if overwritten is None or buffer is None or id(faulty.module) not in buffer.used:
+            return False
+        if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
+            return other.error <= _ROUNDED * other.tolerance
+        if id(owner) in overwritten:
+            return True
+        own = contains or id(owner) in faulty.inside
+        return gradient and (own or _is_later(faulty, owner, gradient, order))
 
     def _changes_by(self, fault: Fault) -> Changes | None:
         """Return the results that change with the results of the modules with a fault; None if unknown."""
@@ -212,3 +225,11 @@ class Faults:
             owner = dict(self.model.named_modules()).get(path.rpartition(".")[0], self.model)
             return owner, "output" if kind == "after" else kind
         return self.model, kind.partition(".")[0]
+
+
+def _is_later(faulty: _FaultyModule, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None) -> bool:
+    """Return whether a result or gradient is computed after that of a faulty module."""
+    if order is None:
+        return False
+    position, position_of_fault = order.get(id(owner), 0), order.get(id(faulty.module), 0)
+    return position <= position_of_fault if gradient else position >= position_of_fault

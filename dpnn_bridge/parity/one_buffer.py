@@ -29,9 +29,11 @@ class OneBuffer:
 
     Attributes:
         output: the output of this forward pass, after :meth:`affected`.
+        used: the ``id`` of each of these modules that ran several times, after :meth:`affected`.
     """
 
     output: Any = None
+    used: frozenset[int] = frozenset()
 
     def __init__(self, unused: Unused, repeated: Iterable[nn.Module]) -> None:
         chosen = {id(m) for m in repeated}
@@ -48,12 +50,11 @@ class OneBuffer:
         try:
             with torch.no_grad():
                 _, expected, uses = _summaries(plain, forward)
+                self.used = frozenset(self._unused.ids[i] for i in self._repeated if uses[i] > 1)
                 modules = list(shared.modules())
                 with _shared_buffers([modules[i] for i in self._repeated]):
                     self.output, actual, _ = _summaries(shared, forward)
         except Exception:  # a layer does not accept the other values, as in Torch7
-            return None
-        if any(uses[i] < 2 for i in self._repeated):  # computed without calls of the module
             return None
         return {number for i, number in enumerate(self._unused.ids) if expected.get(i) != actual.get(i)}
 

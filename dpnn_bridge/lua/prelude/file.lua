@@ -8,6 +8,10 @@ local NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, FUNCTION, LEGACY_FUNCTION, REC
 
 local File = torch.newmetatable('torch.File')
 for name, f in pairs(py.file_methods) do File[name] = bind(f) end
+local describe = File.__tostring__
+function File.__tostring__(self)
+   return type(self) == 'table' and typename(self) or describe(self)  -- a table: the metatable of a file
+end
 for _, kind in ipairs {'MemoryFile', 'DiskFile', 'PipeFile'} do
    if py['new_' .. kind] then
       local parent = kind == 'PipeFile' and 'torch.DiskFile' or 'torch.File'
