@@ -21,7 +21,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.graph import format_path, parse_path
-from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.reading import causing_os_error, open_input
 from dpnn_bridge.base.remote import Location, beside, input_place, is_url, location_of
 from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of
 from dpnn_bridge.base.suffixes import INDEX
@@ -363,7 +363,7 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
 
     @wrap_errors(T7Error, "comparing the data")
     def difference(one: Path, other: Path) -> str:
-        return format.data_difference(one, other)
+        return "" if format.same_content(one, other) else format.data_difference(one, other)
 
     with local_file(path, unpack=False) as output, temporary_folder() as folder:
         expected = folder / PurePath(output.path).name
@@ -371,6 +371,8 @@ def data_difference(src: Origin, dst: StrPath, **options: Unpack[ConvertKeywords
         try:
             return difference(expected, output.path)
         except T7Error as error:
+            if causing_os_error(error) is not None:
+                raise
             return str(error)
 
 

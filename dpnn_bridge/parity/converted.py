@@ -30,7 +30,7 @@ from dpnn_bridge.modules.rnn.memory import at_sequence_start
 from dpnn_bridge.outputs.format import Format
 from dpnn_bridge.outputs.formats import format_of_input
 from dpnn_bridge.outputs.py.calls import literal
-from dpnn_bridge.outputs.py.settings import Pair, constants
+from dpnn_bridge.outputs.py.settings import Pair, accepts_more, constants
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits, comparing
@@ -313,6 +313,8 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
                 layers.of_module(wanted).converted += _compare_graphs(wanted, found)
     for name in written.added:
         layers.result.whole.append(failed(f"converted {name}", "the model has no such module"))
+    for pair in filter(accepts_more, pairs):
+        layers.of_module(pair.wanted).converted.append(failed("settings", "it does not accept single samples"))
     for difference in constants(pairs) if pairs else ():
         layer, name = layers.of_module(difference.wanted), difference.attribute
         record = record_of(difference.wanted)

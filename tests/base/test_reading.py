@@ -25,6 +25,7 @@ from dpnn_bridge.base import reading, regular
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error
+from dpnn_bridge.files.converting import data_difference
 from dpnn_bridge.loaders import source
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
@@ -120,6 +121,22 @@ def test_what_the_system_asks_to_try_again_is_tried_again(name: str, files: Path
     assert len(reads) > 3
     expected = dpnn_bridge.load(files / "m.t7").state_dict()
     assert all(torch.equal(a, b) for a, b in zip(state.values(), expected.values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["data.npz", "data.json"])
+@pytest.mark.parametrize("count", [1, 10**6])
+def test_an_error_of_the_disk_is_no_difference_of_the_data(name: str, count: int, tmp_path: Path, fault: Any) -> None:
+    dpnn_bridge.write_t7(tmp_path / "data.t7", LuaTable({"a": LuaTensor.from_numpy(np.ones(2000))}))
+    dpnn_bridge.convert(tmp_path / "data.t7", tmp_path / name)
+    for first in range(1, 40):
+        reads = fault(name, errno.EIO, first, count)
+        try:
+            assert data_difference(tmp_path / "data.t7", tmp_path / name) == ""
+        except DpnnBridgeError as error:
+            assert "nput/output error" in str(error)  # noqa: PT017
+        if len(reads) < first:
+            break
+    assert len(reads) < first
 
 
 @pytest.mark.parametrize("name", ["m.npz", "data.npz", "data.json"])

@@ -228,3 +228,7 @@ def test_a_timer_is_written_as_nn_writes_it(bridge: LuaBridge, tmp_path: Path) -
         return torch.typename(back.timer), back.timer:time().real >= 0, back[1]
     """
     assert bridge.execute(code, str(tmp_path / "t.t7")) == ("torch.Timer", True, 5)
+
+
+def test_the_metatable_of_a_file_is_printed(bridge: LuaBridge) -> None:
+    assert bridge.execute("return tostring(getmetatable(torch.MemoryFile()))") == "torch.File"

@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 import dpnn_bridge
 from dpnn_bridge import parity
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.objects import LuaTable
 
 X = torch.linspace(-1, 1, 24).view(4, 6)
 
@@ -117,3 +119,31 @@ def test_a_backward_pass_that_runs_layers_again_gets_the_same_numbers(tmp_path: 
     assert "seed" not in fixture
     kept = (fixture["output"].torch() != 0).float() * 2
     torch.testing.assert_close(fixture["gradInput"].torch(), kept @ model.get_parameter("inner.0.weight").detach())
+
+
+class ByHand(nn.Module):
+    """A network whose modules have other names than those of the converted one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_of_a_network_by_hand_are_compared_in_their_order(training: bool) -> None:
+    """The names of `after` are those of the converted model, which the network does not have."""
+    converted, by_hand = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), ByHand()
+    by_hand.load_state_dict(dict(zip(by_hand.state_dict(), converted.state_dict().values(), strict=True)))
+    for module in (converted, by_hand):
+        module.train(training)
+    output = converted(X).detach()
+    values = {"mode": "train" if training else "eval", "input": lua_value(X), "output": lua_value(output)}
+    reference = LuaTable({**values, "after": dpnn_bridge.to_lua(converted)})
+    parity.assert_parity(by_hand, reference)
+    if training:
+        by_hand.norm.momentum = 0.2
+        with pytest.raises(AssertionError, match="after"):
+            parity.assert_parity(by_hand, reference)

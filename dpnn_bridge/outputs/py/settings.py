@@ -192,9 +192,14 @@ def _frozen(pairs: list[Pair]) -> Iterator[Setting]:
 def _single_samples(pairs: list[Pair]) -> Iterator[str]:
     """Yield calls of ``accept_single_samples``: one for the model if all batch normalizations accept single samples."""
     norms = [pair for pair in pairs if isinstance(pair.wanted, nn.modules.batchnorm._BatchNorm)]
-    different = [pair for pair in norms if SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys()]
+    different = [pair for pair in norms if accepts_more(pair)]
     for path, *_ in pairs[:1] if different and len(different) == len(norms) else different:
         yield f"{accept_single_samples.__name__}({path})"
+
+
+def accepts_more(pair: Pair) -> bool:
+    """Return whether a batch normalization of the model accepts single samples, and that of the new model does not."""
+    return bool(SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys())
 
 
 def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
