@@ -36,6 +36,7 @@ from dpnn_bridge.parity.gradients import (
     compare_grad_input,
     compare_gradients,
     memory_of,
+    of_gradients,
     refused,
     shaped_like,
     zero_grad,
@@ -101,7 +102,8 @@ def check_module(
         device: device on which the module runs.
         dtype: dtype to which the module and its inputs are cast; default: no cast.
         tolerance: accepted differences; default: ``Tolerance()``.
-        gradient_tolerance: accepted differences of ``gradInput`` and ``gradParams``; default: ``tolerance``.
+        gradient_tolerance: accepted differences of ``gradInput`` and ``gradParams``; default: ``tolerance``, with a
+            minimum scale proportional to ``gradOutput``.
         gradients: whether to run backward if the fixture contains gradients.
         options: options for converting the fixture's ``after``, to compare updated buffers.
         running: limits the resources of the forward and backward pass.
@@ -114,7 +116,7 @@ def check_module(
     tolerance = tolerance or Tolerance()
     faults = Faults(module) if faults is None else faults
     with ordered(module) if faults.faulty_modules else nullcontext({}) as order:
-        allowed = tolerance, gradient_tolerance or tolerance
+        allowed = tolerance, gradient_tolerance or of_gradients(tolerance, fixture)
         with comparing(running, fixture):
             arguments = fixture, device, dtype, *allowed, gradients, options, running
             result = _run_and_compare(module, *arguments, faults)

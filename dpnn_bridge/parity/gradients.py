@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +18,24 @@ from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity.accepted import accept_known
+from dpnn_bridge.parity.buffers import lua_tensors
 
 SHARED = (
     "the layers share weights but not gradients in Torch7; in PyTorch, the shared parameter has one gradient, which "
     "combines them"
 )
+
+
+def of_gradients(tolerance: Tolerance, reference: LuaTable) -> Tolerance:
+    """Return a tolerance for the gradients of a reference.
+
+    They are proportional to ``gradOutput``, which is very small for the mean loss of many elements. So is the minimum
+    scale of their differences.
+    """
+    given = [t.numpy() for t in lua_tensors(reference.get("gradOutput")) if t.size and t.dtype.kind == "f"]
+    largest = max((float(np.abs(t[np.isfinite(t)]).max(initial=0)) for t in given), default=1.0)
+    floor = tolerance.floor * min(largest, 1.0)
+    return replace(tolerance, floor=max(floor, torch.finfo(torch.float64).tiny))
 
 
 def compare_gradients(

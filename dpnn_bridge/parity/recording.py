@@ -29,7 +29,7 @@ from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.loaders.t7_writer import dumps, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import check, check_module
-from dpnn_bridge.parity.gradients import zero_grad
+from dpnn_bridge.parity.gradients import of_gradients, zero_grad
 from dpnn_bridge.parity.subject import is_comparable, read_reference
 from dpnn_bridge.torch7.draws import Draws
 from dpnn_bridge.torch7.random import Generator
@@ -212,13 +212,16 @@ def assert_parity(
     table, module = read_reference(fixture), copied(module)
     if table.get("mode") is not None:
         module.train(table["mode"] == "train")
+    of_gradients_only = None
+    if gradient_rtol is not None:
+        of_gradients_only = of_gradients(Tolerance(gradient_rtol, gradient_rtol), table)
     result = check_module(
         module,
         table,
         device=device,
         dtype=as_dtype(dtype),
         tolerance=None if rtol is None else Tolerance(rtol, rtol),
-        gradient_tolerance=None if gradient_rtol is None else Tolerance(gradient_rtol, gradient_rtol),
+        gradient_tolerance=of_gradients_only,
         gradients=gradients,
     )
     if not result.differences and not is_comparable(table):

@@ -33,6 +33,7 @@ from dpnn_bridge.parity.buffers import is_filled
 from dpnn_bridge.parity.converted import compare_converted
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.fixture import call
+from dpnn_bridge.parity.gradients import of_gradients
 from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.new_memory import new_memory
@@ -210,7 +211,7 @@ class _Precision:
         half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(subject.table))  # type: ignore[arg-type]
         self.measured = tolerance is None and half is None
         self.accepted = tolerance or half or (replace(OUTPUT, floor=SMALL) if self.single else OUTPUT)
-        gradients = settings.gradient_tolerance or half or GRADIENT
+        gradients = of_gradients(settings.gradient_tolerance or half or GRADIENT, subject.table)
         self.tolerance = self.accepted.in_single() if self.single else self.accepted
         self.gradient_tolerance = gradients.in_single() if self.single else gradients
 

@@ -99,6 +99,28 @@ def addition_after(node: Node) -> Event | None:
             return None
 
 
+def joined_sizes(tape: Tape, event: Event, dim: int) -> tuple[int, ...] | None:
+    """Return the sizes of the values that are concatenated to an event's input, along its channels, else None.
+
+    Args:
+        tape: the tape of the event.
+        event: the event.
+        dim: dimension of the channels: 1 for a convolution, -1 for a linear map.
+    """
+    slot = event.slot
+    node = None if slot is None else tape.maker.get(slot.number)
+    while node is not None and node.op in VIEWS and dim == -1:
+        size, slot = tape.shapes[node.outs[0].number][-1:], node.reads[0]
+        node = tape.maker.get(slot.number) if tape.shapes[slot.number][-1:] == size else None
+    if node is None or node.op != "cat":
+        return None
+    shapes = [tape.shapes[s.number] for s in node.reads]
+    at, rank = node.options().get("dim", 0), len(shapes[0])
+    if at % rank != dim % rank or any(len(shape) != rank for shape in shapes):
+        return None
+    return tuple(shape[at] for shape in shapes)
+
+
 def parts_of(node: Node, outputs: int, shapes: dict[int, tuple[int, ...]], dim: int = -1) -> tuple[int, ...]:
     """Return the sizes of the parts into which a network divides a result; ``(outputs,)`` if it does not.
 

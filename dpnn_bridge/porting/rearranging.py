@@ -11,11 +11,13 @@ from torch import Tensor
 
 from dpnn_bridge.porting.assignment import Assignment, Weights, native, weights_of, with_fold
 from dpnn_bridge.porting.events import Event, Form, windowed
-from dpnn_bridge.porting.flow import moved_index, unflattened, unflattened_results
+from dpnn_bridge.porting.flow import joined_sizes, moved_index, unflattened, unflattened_results
 from dpnn_bridge.porting.source import Layer, Source
 from dpnn_bridge.porting.tape import Tape
 from dpnn_bridge.porting.values import DOUBLE, difference, dim_orders, permutation
 
+#: type of event -> dimension of the channels in its input
+_DIMS = {"linear": -1, "conv": 1}
 #: types of events with one weight for each channel of their input
 _BY_CHANNEL = ("batch norm", "prelu", "mul", "div", "add", "sub")
 
@@ -67,6 +69,13 @@ def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, 
     The order follows from the views before both inputs, or from the values in the channels.
     """
     rows = event.rows_in(form)
+    sizes = joined_sizes(tape, event, _DIMS[event.kind]) if event.kind in _DIMS else None
+    for theirs in (e for e in layer.events if form in e.forms and e.kind == event.kind):
+        others = joined_sizes(source.tape, theirs, _DIMS[event.kind]) if sizes is not None else None
+        if sizes is not None and others is not None:
+            order = _joined_order(_channels(rows, count), _channels(theirs.rows_in(form), count), sizes, others)
+            if order is not None:
+                yield order
     for theirs in (e for e in layer.events if form in e.forms and form[0] == "linear"):
         others = theirs.rows_in(form)
         here, there = moved_index(tape, event, rows.shape), moved_index(source.tape, theirs, others.shape)
@@ -82,6 +91,30 @@ def _orders(event: Event, layer: Layer, form: Form, count: int, source: Source, 
         order = permutation(_channels(rows, count), _channels(others, count)) if others.shape == rows.shape else None
         if order is not None:
             yield order
+
+
+def _joined_order(here: Tensor, there: Tensor, sizes: tuple[int, ...], others: tuple[int, ...]) -> Tensor | None:
+    """Return the order of channels of two inputs that are the same values concatenated in another order, else None.
+
+    A value that is zero, as an initial state, has the place that the others leave.
+
+    Args:
+        here, there: one row for each channel of the inputs.
+        sizes, others: numbers of channels of the concatenated values.
+    """
+    if here.shape != there.shape or sorted(sizes) != sorted(others) or sum(sizes) != len(here):
+        return None
+    places = torch.arange(len(here))
+    free = list(zip(there.split(list(others)), places.split(list(others)), strict=True))
+    order = torch.zeros_like(places)
+    parts = zip(here.split(list(sizes)), places.split(list(sizes)), strict=True)
+    for values, own in sorted(parts, key=lambda part: not bool(part[0].any())):
+        equal = (i for i, (x, _) in enumerate(free) if x.shape == values.shape and difference(x, values) <= DOUBLE)
+        found = next(equal, None)
+        if found is None:
+            return None
+        order[own] = free.pop(found)[1]
+    return order
 
 
 def _exchanged(rows: Tensor, others: Tensor, there: tuple[int, ...], here: tuple[int, ...]) -> Iterator[Tensor]:

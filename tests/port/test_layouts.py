@@ -406,3 +406,81 @@ def test_a_convolution_over_a_line_of_an_image_has_no_note() -> None:
     report = dpnn_bridge.port(source, target, lambda seed: randn(2, 3, 12, seed=seed), source=line)
     assert report.equal, report.first
     assert not report.notes
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (4, 4)])
+def test_a_cell_may_concatenate_its_state_and_its_input_in_another_order(sizes: tuple[int, int]) -> None:
+    """The order was read from the numbers, and the state of the first step is zero."""
+
+    def net(state_first: bool) -> Net:
+        def run(m: Any, x: Tensor) -> Tensor:
+            h = x.new_zeros(x.shape[1], sizes[1])
+            for step in x:
+                h = torch.tanh(m.layer(torch.cat((h, step) if state_first else (step, h), 1)))
+            return m.last(h)
+
+        return Net(run, layer=nn.Linear(sum(sizes), sizes[1]), last=nn.Linear(sizes[1], 2))
+
+    for first in (True, False):
+        source, target = filled(net(first), 0).float(), net(not first)
+        report = dpnn_bridge.port(source, target, torch.randn(5, 2, sizes[0]))
+        assert report.equal, report
+        x = torch.randn(7, 3, sizes[0])
+        torch.testing.assert_close(target(x), source(x))
+
+
+def test_concatenated_channels_of_which_some_are_dead() -> None:
+    def net(turned: bool) -> Net:
+        def run(m: Any, x: Tensor) -> Tensor:
+            parts = F.relu(m.a(x)), F.relu(m.b(x))
+            return m.c(torch.cat(parts[::-1] if turned else parts, 1))
+
+        return Net(run, a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(3, 5, 3), c=nn.Conv2d(9, 2, 1))
+
+    source, target = filled(net(False), 0), net(True)
+    with torch.no_grad():
+        source.a.bias[1:3] -= 50  # type: ignore[index, union-attr]
+        source.b.bias[2:4] -= 50  # type: ignore[index, union-attr]
+    report = dpnn_bridge.port(source, target, torch.randn(2, 3, 6, 6))
+    assert report.equal, report
+    assert torch.equal(target.c.weight[:, :5], source.c.weight[:, 4:])  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_input_map_that_runs_for_all_steps_at_once(bias: bool) -> None:
+    """The bias that moved to it was added in the first step only."""
+
+    def net(at_once: bool, own_bias: bool) -> Net:
+        def run(m: Any, x: Tensor) -> Tensor:
+            h, mapped = x.new_zeros(x.shape[1], 4), m.x(x) if at_once else None
+            for t in range(len(x)):
+                h = torch.tanh((m.x(x[t]) if mapped is None else mapped[t]) + m.h(h))
+            return h
+
+        return Net(run, x=nn.Linear(3, 4), h=nn.Linear(4, 4, bias=own_bias))
+
+    source, target = filled(net(False, True), 0).float(), net(True, bias)
+    assert dpnn_bridge.port(source, target, torch.randn(5, 2, 3)).equal
+    x = torch.randn(6, 3, 3)
+    torch.testing.assert_close(target(x), source(x))
+
+
+class OfParameters(nn.Module):
+    """Two maps with parameters, and one bias that is added to their sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u, self.b = (nn.Parameter(torch.randn(*shape)) for shape in ((3, 4), (3, 4), (4,)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x[0] @ self.w + x[1] @ self.u + self.b)
+
+
+def test_a_bias_that_is_added_to_a_sum_of_maps() -> None:
+    torch.manual_seed(0)
+    layers = Net(lambda m, x: torch.tanh(m.w(x[0]) + m.u(x[1])), w=nn.Linear(3, 4), u=nn.Linear(3, 4, bias=False))
+    source = OfParameters()
+    assert dpnn_bridge.port(source, layers, torch.randn(2, 5, 3)).equal
+    x = torch.randn(2, 6, 3)
+    torch.testing.assert_close(layers(x), source(x))
+    assert dpnn_bridge.port(layers, OfParameters(), x).equal
