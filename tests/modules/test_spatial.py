@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from formula import lua
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -19,6 +20,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import size_storage
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.nn.convolution_special import SpatialDepthWiseConvolution
 from dpnn_bridge.modules.nn.linear import Euclidean
 from dpnn_bridge.modules.nn.pooling import DilatedMaxPool2d
@@ -380,3 +382,25 @@ def test_depth_wise_gradients_that_torch7_mixes_up_are_no_failure(multiplier: in
     }
     fixture = LuaTable({"module": to_lua(module), **{name: lua_value(value) for name, value in values.items()}})
     assert [d.name for d in parity.check(fixture).failures] == failures
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shape", [(1, 4, 2, 3), (1, 4, 1, 3), (2, 4, 1, 1), (2, 4, 2, 3), (1, 4, 3), (1, 4, 2, 3, 2)])
+def test_the_strides_of_a_batch_do_not_change_the_gradients(shape: tuple[int, ...], training: bool) -> None:
+    """Of one image from ``img.permute(2, 0, 1).unsqueeze(0)``, PyTorch computes wrong gradients without an error."""
+    layer = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[len(shape)](4).double()
+    torch.manual_seed(0)
+    nn.init.uniform_(layer.weight)
+    nn.init.uniform_(layer.running_var, 0.5, 2)
+    accept_single_samples(layer)
+    x, gradient = torch.randn(shape).double(), torch.randn(shape).double()
+    layer.train(training)
+
+    def gradients(x: Tensor) -> list[Tensor]:
+        x = x.detach().requires_grad_()
+        return list(torch.autograd.grad(copy.deepcopy(layer)(x), [x], gradient))
+
+    expected = gradients(x)
+    for order in itertools.permutations(range(len(shape))):
+        strided = x.permute(order).contiguous().permute([order.index(i) for i in range(len(shape))])
+        torch.testing.assert_close(gradients(strided), expected)

@@ -96,7 +96,8 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
     elif x.dim() == self.batch_dims and x.shape[0] == 1:
         self.training = False
         self.is_single = True
-    return (with_contiguous_strides(x) if 1 in x.shape[1:] else x,)
+    is_ambiguous = 1 in x.shape[1:] or (torch.is_grad_enabled() and 1 in x.shape[:1])
+    return (with_contiguous_strides(x) if is_ambiguous else x,)
 
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
@@ -109,7 +110,8 @@ def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tens
         self.is_single = False
     if not isinstance(output, Tensor):
         return output
-    return with_contiguous_strides(output) if 1 in output.shape[1:] else output
+    is_ambiguous = 1 in output.shape[1:] or (torch.is_grad_enabled() and 1 in output.shape[:1])
+    return with_contiguous_strides(output) if is_ambiguous else output
 
 
 def accept_single_samples(root: nn.Module) -> nn.Module:
