@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, permutations
+from itertools import chain, islice, permutations
 
 import torch
 from torch import Tensor
@@ -267,7 +267,10 @@ def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[As
         left = list(_pieces(source, rows[:, :split], ("linear", size, split), size)) if right else []
         pairs += [(a, b) for a in left for b in right if _are_added(a.layer, b.layer)]
     likely = sorted(pairs, key=lambda pair: not _is_sum(pair, rows, source))
-    distinct = (c for c in permutations(likely, gates) if all(len(set(side)) == gates for side in zip(*c, strict=True)))
+    # the same gate of both maps first: before the first step, every sum with the state is one
+    same = [pair for pair in likely if pair[0].part == pair[1].part]
+    orders = chain(permutations(same, gates), permutations(likely, gates))
+    distinct = (c for c in orders if all(len(set(side)) == gates for side in zip(*c, strict=True)))
     for chosen in islice(distinct, _MAX_ORDERS):
         yield _added(event, form, chosen)
 

@@ -484,3 +484,34 @@ def test_a_bias_that_is_added_to_a_sum_of_maps() -> None:
     x = torch.randn(2, 6, 3)
     torch.testing.assert_close(layers(x), source(x))
     assert dpnn_bridge.port(layers, OfParameters(), x).equal
+
+
+class Cell(nn.Module):
+    """An LSTM with its gates in any order, as two maps or as one map of the concatenated values."""
+
+    def __init__(self, order: str, joined: bool) -> None:
+        super().__init__()
+        self.order = order
+        self.x = nn.Linear(7 if joined else 3, 16)
+        self.h = None if joined else nn.Linear(4, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(x.shape[1], 4)
+        for step in x:
+            z = self.x(torch.cat((step, h), 1)) if self.h is None else self.x(step) + self.h(h)
+            gates = dict(zip(self.order, z.chunk(4, 1), strict=True))
+            i, f, o = (torch.sigmoid(gates[name]) for name in "ifo")
+            c = f * c + i * torch.tanh(gates["g"])
+            h = o * torch.tanh(c)
+        return h
+
+
+@pytest.mark.parametrize(("there", "here"), [("ifgo", "oigf"), ("ifog", "gifo"), ("ifgo", "ifgo")])
+def test_two_maps_become_one_with_gates_in_another_order(there: str, here: str) -> None:
+    """In the first step the state is zero, so every pair of gates seemed to be a sum."""
+    torch.manual_seed(0)
+    source, target = Cell(there, False), Cell(here, True)
+    report = dpnn_bridge.port(source, target, torch.randn(4, 2, 3))
+    assert report.equal, report
+    x = torch.randn(6, 2, 3)
+    torch.testing.assert_close(target(x), source(x))
