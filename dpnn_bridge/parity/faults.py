@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +109,9 @@ class Faults:
             and fault.applies_to(node.module)
             and (not fault.repeated or id(node.module) in repeated)
         ]
-        self._unused = Unused(model) if self.faulty_modules else None
+        self._unused = None
+        with suppress(Exception):  # a module of a plugin that cannot be copied: the order of the calls decides
+            self._unused = Unused(model) if self.faulty_modules else None
         self._one_buffer = OneBuffer(self._unused, several) if several and self._unused is not None else None
         self._changes: dict[str, Changes | None] = {}
 
