@@ -396,11 +396,16 @@ def test_the_strides_of_a_batch_do_not_change_the_gradients(shape: tuple[int, ..
     x, gradient = torch.randn(shape).double(), torch.randn(shape).double()
     layer.train(training)
 
-    def gradients(x: Tensor) -> list[Tensor]:
-        x = x.detach().requires_grad_()
-        return list(torch.autograd.grad(copy.deepcopy(layer)(x), [x], gradient))
+    def strided(value: Tensor, order: tuple[int, ...]) -> Tensor:
+        return value.permute(order).contiguous().permute([order.index(i) for i in range(len(shape))])
 
-    expected = gradients(x)
-    for order in itertools.permutations(range(len(shape))):
-        strided = x.permute(order).contiguous().permute([order.index(i) for i in range(len(shape))])
-        torch.testing.assert_close(gradients(strided), expected)
+    def gradients(x: Tensor, gradient: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(copy.deepcopy(layer)(x), x, gradient)[0]
+
+    expected = gradients(x, gradient)
+    orders = list(itertools.permutations(range(len(shape))))
+    for order in orders:
+        for other in (order, orders[0]):
+            torch.testing.assert_close(gradients(strided(x, order), strided(gradient, other)), expected)
+            torch.testing.assert_close(gradients(strided(x, other), strided(gradient, order)), expected)

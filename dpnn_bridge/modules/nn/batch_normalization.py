@@ -74,6 +74,14 @@ WITHOUT_EPS = {
 }
 
 
+def has_ambiguous_strides(x: Tensor) -> bool:
+    """Return whether a tensor has a dimension of size 1. Recorded graphs have batches of any size, and no gradients."""
+    if torch.jit.is_scripting():
+        return 1 in x.shape
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return 1 in (x.shape[1:] if recorded else x.shape)
+
+
 def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
     """Process a single sample as in Torch7 (forward pre-hook of PyTorch's layers).
 
@@ -96,8 +104,7 @@ def before_single_sample(self: Any, input: tuple[Tensor]) -> tuple[Tensor]:
     elif x.dim() == self.batch_dims and x.shape[0] == 1:
         self.training = False
         self.is_single = True
-    is_ambiguous = 1 in x.shape[1:] or (torch.is_grad_enabled() and 1 in x.shape[:1])
-    return (with_contiguous_strides(x) if is_ambiguous else x,)
+    return (with_contiguous_strides(x) if has_ambiguous_strides(x) else x,)
 
 
 def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tensor:
@@ -110,8 +117,7 @@ def after_single_sample(self: Any, input: tuple[Tensor], output: Tensor) -> Tens
         self.is_single = False
     if not isinstance(output, Tensor):
         return output
-    is_ambiguous = 1 in output.shape[1:] or (torch.is_grad_enabled() and 1 in output.shape[:1])
-    return with_contiguous_strides(output) if is_ambiguous else output
+    return with_contiguous_strides(output) if has_ambiguous_strides(output) else output
 
 
 def accept_single_samples(root: nn.Module) -> nn.Module:
