@@ -94,11 +94,12 @@ class Unlike:
         except Exception as error:
             why = f"fails: {shortened(str(error).partition(chr(10))[0])}"
         else:
-            if [len(t) for t in actual] == [len(t) for t in expected]:
+            first = sorted_outputs(target(self.examples[0]))
+            if [len(t) for t in actual] != [len(t) for t in first] or differ(first, actual):
                 hint = "but not for a batch of two: an operation mixes samples"
                 differs = differ(expected, actual)
                 return self._deviation_on(batch, f"equal for one sample, {hint}") if differs else None
-            why = "returns outputs of other sizes"
+            why = "returns the outputs of the first one"
         self.notes.append(f"equal for one sample, as in the example; with two samples, the module {why}")
         return None
 

@@ -281,7 +281,7 @@ def test_padding_before_a_maximum_is_compared_also_where_all_values_are_positive
     [
         (lambda h: h.flatten(1), None),
         (lambda h: h.reshape(1, -1), "with two samples, the module fails"),
-        (lambda h: h[:1].flatten(1), "with two samples, the module returns outputs of other sizes"),
+        (lambda h: h[:1].flatten(1), "with two samples, the module returns the outputs of the first one"),
     ],
 )
 def test_a_network_for_one_sample_is_noted(flattened: Callable[[Tensor], Tensor], note: str | None) -> None:
@@ -314,3 +314,11 @@ def test_a_parameter_that_cannot_be_written_is_named(kind: str) -> None:
     advice = {"meta": "to_empty", "lazy": "run the module once", "inference": "outside of it"}[kind]
     with pytest.raises(OptionError, match=f"the module's weight .*{advice}"):
         dpnn_bridge.port(nn.Linear(4, 3), target, torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("reduced", [torch.sum, torch.mean])
+def test_an_output_of_all_samples_is_found_with_one_sample(reduced: Callable[..., Tensor]) -> None:
+    source, target = nn.Linear(3, 1), Apply(lambda y: reduced(y, 0, keepdim=True), nn.Linear(3, 1))
+    report = dpnn_bridge.port(source, target, torch.randn(1, 3))
+    assert report.first is not None
+    assert "but not for a batch of two" in report.first.reason

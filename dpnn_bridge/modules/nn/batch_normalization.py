@@ -76,9 +76,9 @@ WITHOUT_EPS = {
 
 def has_ambiguous_strides(x: Tensor) -> bool:
     """Return whether a tensor has a dimension of size 1. Recorded graphs have batches of any size, and no gradients."""
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
         return 1 in x.shape
-    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
     return 1 in (x.shape[1:] if recorded else x.shape)
 
 
