@@ -86,17 +86,33 @@ def sums_with(node: Node, other: Node) -> bool:
     return any(id(n) in added for n in (other, *through_sums(other)))
 
 
-def addition_after(node: Node) -> Event | None:
-    """Return the addition of weights to a result or to its sum with others, if every use goes through it, else None."""
+def addition_after(node: Node, shapes: dict[int, tuple[int, ...]]) -> Event | None:
+    """Return the addition of weights to a result or to its sum with others, if every use goes through it, else None.
+
+    The result keeps its last dimension up to a sum; otherwise the weights could belong to another dimension.
+
+    Args:
+        node: the operation with the result.
+        shapes: slot number -> shape.
+    """
+    size, keeps, summed = shapes[node.outs[0].number][-1:], True, False
     while True:
-        after = [n for n in through_views(node) if n.op not in VIEWS]
+        views, after = [node], dict[int, Node]()
+        while views:
+            for consumer in views.pop().consumers:
+                if consumer.op in VIEWS:
+                    keeps &= shapes[consumer.outs[0].number][-1:] == size
+                    views.append(consumer)
+                else:
+                    after[id(consumer)] = consumer
         if len(after) != 1:
             return None
-        node, event = after[0], after[0].event
-        if event is not None and event.kind == "add":
-            return event
-        if not adds(node):
+        (node,) = after.values()
+        if node.event is not None and node.event.kind == "add":
+            return node.event if keeps or not summed else None
+        if not adds(node) or not keeps:
             return None
+        summed = True
 
 
 def joined_sizes(tape: Tape, event: Event, dim: int) -> tuple[int, ...] | None:

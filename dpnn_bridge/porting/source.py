@@ -208,7 +208,7 @@ class Source:
         for layer in self.layers:
             layer.forms = layer.forms or layer.events[0].forms
             layer.fold = layer.fold or _fold(layer, owners)
-            _merge_addition(layer, owners)
+            _merge_addition(layer, owners, self.tape.shapes)
         self._alive.clear()
         self._shared.clear()
 
@@ -349,7 +349,7 @@ class Source:
         return any(True for values in found for _ in values)
 
 
-def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
+def _merge_addition(layer: Layer, owners: dict[Event, Layer], shapes: dict[int, tuple[int, ...]]) -> None:
     """Make added weights the bias of a linear map, if the addition follows the map, or a sum with it, in every use.
 
     Of the maps in a sum, the first one gets the bias.
@@ -357,10 +357,12 @@ def _merge_addition(layer: Layer, owners: dict[Event, Layer]) -> None:
     Args:
         layer: the linear map.
         owners: event -> layer.
+        shapes: slot number -> shape.
     """
     if layer.kind != "linear" or (layer.bias is not None and layer.addition is None) or not layer.events:
         return
-    found = {owners.get(added) if (added := addition_after(event.node)) is not None else None for event in layer.events}
+    added = [addition_after(event.node, shapes) for event in layer.events]
+    found = {None if event is None else owners.get(event) for event in added}
     addition = found.pop()
     if found or addition is None or addition.values["weight"] is None or addition is layer:
         return

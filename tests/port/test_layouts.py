@@ -515,3 +515,22 @@ def test_two_maps_become_one_with_gates_in_another_order(there: str, here: str) 
     assert report.equal, report
     x = torch.randn(6, 2, 3)
     torch.testing.assert_close(target(x), source(x))
+
+
+@pytest.mark.parametrize("biases", [(True, True), (False, True)])
+def test_a_bias_that_is_added_to_an_outer_sum_belongs_to_its_dimension(biases: tuple[bool, bool]) -> None:
+    class Outer(nn.Module):
+        def __init__(self, u: bool, v: bool, b: bool) -> None:
+            super().__init__()
+            self.u, self.v, self.last = nn.Linear(4, 5, bias=u), nn.Linear(4, 5, bias=v), nn.Linear(5, 2)
+            self.b = nn.Parameter(torch.randn(5)) if b else None
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.u(x)[:, :, None] + self.v(x * x)[:, None, :]
+            return self.last(torch.tanh(z if self.b is None else z + self.b))
+
+    torch.manual_seed(0)
+    source, target = Outer(False, False, True), Outer(*biases, False)
+    assert dpnn_bridge.port(source, target, torch.randn(3, 4)).equal
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(target(x), source(x))
