@@ -19,6 +19,8 @@ from dpnn_bridge.porting.values import size_of, unexpanded
 
 #: sizes of the shifts, relative to the likely size of a channel's values
 SHIFTS = (3.0, -3.0)
+#: further sizes for networks with different thresholds, which may differ in a small range only
+SMALL_SHIFTS = (0.3, -0.3, 0.1, -0.1, 0.03, -0.03)
 
 
 @contextmanager

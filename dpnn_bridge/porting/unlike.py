@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.porting.biases import SHIFTS, shifted
+from dpnn_bridge.porting.biases import SHIFTS, SMALL_SHIFTS, shifted
 from dpnn_bridge.porting.probe import (
     batch_of,
     computes_samples,
@@ -21,7 +21,7 @@ from dpnn_bridge.porting.probe import (
     sorted_outputs,
 )
 from dpnn_bridge.porting.proof import Proof
-from dpnn_bridge.porting.ranges import LARGER, has_ranges, missing_range, other_range
+from dpnn_bridge.porting.ranges import LARGER, has_other_ranges, has_ranges, missing_range, other_range
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 
@@ -112,7 +112,7 @@ class Unlike:
         """Return the deviation with other biases, such as a ReLU in one network whose input is always positive."""
         source, target = self.runs
         example, search = self.examples[1], self.search
-        for factor in SHIFTS:
+        for factor in SHIFTS + (SMALL_SHIFTS if has_other_ranges(search) else ()):
             with torch.no_grad(), shifted(search, self.model, factor):
                 try:
                     expected, actual = sorted_outputs(source(example)), sorted_outputs(target(example))
