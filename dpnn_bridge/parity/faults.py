@@ -95,6 +95,7 @@ class Faults:
         self.run: Callable[[nn.Module], list[Difference]] | None = None
         self.gradients = False
         several = repeated_modules(model)
+        used_again = {id(m) for m in several}
         nodes = list(tree(model))
         loops = [node.module for node in nodes if registry.mapping_of(node.module).repeats]
         repeated = {id(m) for loop in loops for m in loop.modules() if m is not loop}
@@ -103,7 +104,7 @@ class Faults:
             for node in nodes
             for fault in (
                 *registry.mapping_of(node.module).faults,
-                *([ONE_BUFFER] if any(node.module is m for m in several) else []),
+                *([ONE_BUFFER] if id(node.module) in used_again else []),
             )
             if fault.elements is None  # see compare_output
             and fault.applies_to(node.module)
@@ -198,7 +199,7 @@ class Faults:
         if overwritten is None or buffer is None or id(faulty.module) not in buffer.used:
             return False
         if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
-            return other.error <= _ROUNDED * other.tolerance
+            return id(owner) in overwritten and other.error <= _ROUNDED * other.tolerance
         if id(owner) in overwritten:
             return True
         own = contains or id(owner) in faulty.inside

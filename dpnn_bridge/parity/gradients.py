@@ -34,8 +34,7 @@ def of_gradients(tolerance: Tolerance, reference: LuaTable) -> Tolerance:
     """
     given = [t.numpy() for t in lua_tensors(reference.get("gradOutput")) if t.size and t.dtype.kind == "f"]
     largest = max((float(np.abs(t[np.isfinite(t)]).max(initial=0)) for t in given), default=1.0)
-    floor = tolerance.floor * min(largest, 1.0)
-    return replace(tolerance, floor=max(floor, torch.finfo(torch.float64).tiny))
+    return replace(tolerance, floor=tolerance.floor * min(largest, 1.0)) if largest else tolerance
 
 
 def compare_gradients(

@@ -88,3 +88,23 @@ def test_the_gradients_of_the_model_stay_those_of_its_own_run(monkeypatch: pytes
     verdicts(model, **{**reference, "gradParams": [2 * g for g in reference["gradParams"]]})
     for parameter, expected in zip(model.parameters(), reference["gradParams"], strict=True):
         torch.testing.assert_close(parameter.grad, expected)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6, 1e-12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_compared_in_the_scale_of_the_given_gradient(size: float, dtype: torch.dtype) -> None:
+    """Gradients of the mean loss of many elements are tiny; they were equal whatever they were."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid()).to(dtype), torch.randn(4, 3, dtype=dtype)
+    given = size * torch.randn(4, 2, dtype=dtype)
+    found = torch.autograd.grad(model(x), list(model.parameters()), given)
+    reference = {"input": x, "output": model(x).detach(), "gradOutput": given, "gradParams": list(found)}
+    assert set(verdicts(model, **reference).values()) == {Verdict.EQUAL}
+    wrong = verdicts(model, **{**reference, "gradParams": [1.1 * g for g in found]})
+    assert [wrong[f"gradParams[{i}]"] for i in (1, 2)] == [Verdict.DIFFERENT] * 2
+
+
+def test_gradients_without_a_given_gradient_have_the_usual_scale() -> None:
+    model, x = nn.Linear(3, 2).double(), torch.randn(4, 3).double()
+    reference = {"input": x, "output": model(x).detach(), "gradOutput": torch.zeros(4, 2).double()}
+    assert set(verdicts(model, **reference, gradInput=torch.full((4, 3), 1e-30).double()).values()) == {Verdict.EQUAL}
