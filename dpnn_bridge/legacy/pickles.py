@@ -66,7 +66,8 @@ def contains_legacy(path: Path) -> bool:
         blocks = (source.read(at, min(_BLOCK + _OVERLAP, end - at)) for at in range(start, end, _BLOCK))
         return any(name.encode() in block for block in blocks for name in LEGACY_MODULES)
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, RuntimeError) as error:
-        if (os_error := causing_os_error(error)) is not None:
+        os_error = causing_os_error(error)
+        if os_error is not None and not isinstance(os_error, FileNotFoundError):
             raise os_error from error
         return False  # the reader reports the error
 

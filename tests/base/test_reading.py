@@ -128,7 +128,7 @@ def test_what_the_system_asks_to_try_again_is_tried_again(name: str, files: Path
 def test_an_error_of_the_disk_is_no_difference_of_the_data(name: str, count: int, tmp_path: Path, fault: Any) -> None:
     dpnn_bridge.write_t7(tmp_path / "data.t7", LuaTable({"a": LuaTensor.from_numpy(np.ones(2000))}))
     dpnn_bridge.convert(tmp_path / "data.t7", tmp_path / name)
-    for first in range(1, 40):
+    for first in range(1, 200):
         reads = fault(name, errno.EIO, first, count)
         try:
             assert data_difference(tmp_path / "data.t7", tmp_path / name) == ""
