@@ -118,8 +118,8 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
 
     Args:
         path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from a ``.t7`` file; also a URL,
-            an open file, or bytes. Converted files contain neither optimizer states nor objects of
-            other classes, such as dictionaries of words.
+            an open file, or bytes. Converted files contain neither optimizer states nor objects of other classes, such
+            as dictionaries of words.
         **options: fields of :class:`~dpnn_bridge.conversion.options.Options`, such as ``index_base``.
 
     Raises:

@@ -16,10 +16,8 @@ from dpnn_bridge.porting.wording import described
 #: operations whose input or result is not real numbers
 _MASKS = frozenset(("gt", "ge", "lt", "le", "bitwise_and", "_local_scalar_dense", "is_nonzero"))
 #: ends of reasons: for which inputs the networks are equal, and for which not
-LARGER, OTHER_INPUT = (
-    "on the example, but not on an input that is much larger",
-    "on the first input, but not on the second",
-)
+LARGER = "on the example, but not on an input that is much larger"
+OTHER_INPUT = "on the first input, but not on the second"
 
 #: operations that treat large numbers differently from small ones
 _NAMES = (
