@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dpnn_bridge.porting.assignment import Assignment, kept, neutral, unchanged, with_moved_biases
+from dpnn_bridge.porting.divisions import Part, complete, divisions
 from dpnn_bridge.porting.events import Event
-from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views, unflattened_results
+from dpnn_bridge.porting.flow import parts_of, signature, sums_with, through_views
 from dpnn_bridge.porting.joining import joined
 from dpnn_bridge.porting.pieces import interleaved, of_pieces
 from dpnn_bridge.porting.placement import Placement
@@ -41,10 +42,13 @@ def candidates(
         found += rearranged(event, source, tape)
     if not found:
         found += joined(event, source)  # several layers, or some channels of one
+    parts = complete(divisions(tape, event, sum(sizes)), sum(sizes)) if sizes else []
     all_used = all(a.uses() & placement.used.keys() for a in found)
     if sizes and (count > 1 or all_used):
         found += of_pieces(event, source, sizes)  # parts of linear layers, such as gates in another order
-        found += interleaved(event, source, unflattened_results(tape, event.node, sum(sizes)))
+        found += interleaved(event, source, parts)
+    elif parts and any(_divides_otherwise(a, source, parts) for a in found):
+        found += interleaved(event, source, parts)
     if not found:
         found += rearranged(event, source, tape)
     found += with_moved_biases(event, source, placement.biases)  # biases of operations that have no bias in the target
@@ -59,6 +63,14 @@ def candidates(
         return used, a.unconfirmed, end is None or signatures[end.index] != following, a.fold is not None
 
     return sorted(found, key=cost)
+
+
+def _divides_otherwise(assignment: Assignment, source: Source, parts: list[Part]) -> bool:
+    """Return whether the source divides the outputs of an assigned layer into other parts than the target."""
+    outputs = sum(map(len, parts))
+    uses = assignment.layer.events if assignment.layer is not None else []
+    found = [complete(divisions(source.tape, use, outputs), outputs) for use in uses]
+    return any(found) and parts not in found
 
 
 def _parts(event: Event, tape: Tape) -> tuple[int, ...]:

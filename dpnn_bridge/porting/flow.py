@@ -25,7 +25,7 @@ FILLING = frozenset(
 )
 _RESHAPING = frozenset(("view", "_unsafe_view", "reshape", "_reshape_alias"))
 #: functions that a recurrent layer may apply to all gates at once
-_POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
+POINTWISE = frozenset(("sigmoid", "tanh", "hardsigmoid", "relu"))
 
 
 def signature(node: Node) -> tuple[tuple[str, str], ...]:
@@ -146,7 +146,7 @@ def parts_of(node: Node, outputs: int, shapes: dict[int, tuple[int, ...]], dim: 
         shapes: slot number -> shape.
         dim: dimension of the outputs: 1 for a convolution.
     """
-    for at in [node, *islice(through_sums(node, _POINTWISE), _MAX_SUMS)]:
+    for at in [node, *islice(through_sums(node, POINTWISE), _MAX_SUMS)]:
         slices: dict[int, tuple[int, int]] = {}
         for consumer in at.consumers:
             if consumer.op not in PARTS or not consumer.outs:

@@ -6,14 +6,15 @@ the event gets one piece for each part, in the order that gives the correct valu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice, permutations
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise, permutations
 
 import torch
 from torch import Tensor
 
 from dpnn_bridge.porting.assignment import Assignment, Weights, native
+from dpnn_bridge.porting.divisions import Part, divisions
 from dpnn_bridge.porting.events import Event, Form
 from dpnn_bridge.porting.flow import sums_with
 from dpnn_bridge.porting.source import Layer, Source
@@ -34,8 +35,10 @@ class Piece:
     Attributes:
         layer: the layer.
         form: the form of the layer that is divided.
-        part, count: index of the part of the outputs, and number of parts.
+        part, count: index of the part of the outputs, and number of equal parts.
         low, high: first column, and column after the last, of the layer's inputs.
+        indices: the outputs in the part, if the source divides its outputs into other parts than equal ones. Then each
+            output counts as a part.
     """
 
     layer: Layer
@@ -44,6 +47,7 @@ class Piece:
     count: int
     low: int
     high: int
+    indices: Part | None = None
 
     @property
     def has_all_inputs(self) -> bool:
@@ -51,10 +55,19 @@ class Piece:
 
     @property
     def size(self) -> int:
-        return _outputs(self.form) // self.count
+        return _outputs(self.form) // self.count if self.indices is None else len(self.indices)
+
+    def parts(self) -> list[tuple[int, int, int]]:
+        """Return the parts of layers that the piece uses, as (layer index, part, number of parts)."""
+        if self.indices is not None:
+            return [(self.layer.index, i, self.count) for i in self.indices]
+        number = self.part + (self.count if self.low else 0)  # pieces of later columns come after all others
+        return [(self.layer.index, number, self.count * (1 if self.has_all_inputs else 2))]
 
     def of(self, values: Tensor) -> Tensor:
         """Return the piece's part of values whose first dimension is the layer's outputs."""
+        if self.indices is not None:
+            return values[list(self.indices)]
         return values[self.part * self.size : (self.part + 1) * self.size]
 
     def matrix(self) -> Tensor:
@@ -71,7 +84,10 @@ class Piece:
         """Return the outputs of the piece for rows of inputs; None if the layer never had these inputs."""
         if self.has_all_inputs:
             given = self.layer.outputs_for(rows, self.form)
-            return None if given is None else given.chunk(self.count, 1)[self.part]
+            if given is None:
+                return None
+            by_output = given.reshape(len(given), _outputs(self.form), -1).transpose(0, 1)
+            return self.of(by_output).transpose(0, 1).flatten(1)
         result, bias = rows @ self.matrix().t(), self.bias()
         return result if bias is None else result + bias
 
@@ -101,6 +117,9 @@ def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[
     form = event.forms[0] if event.kind == "conv" else event.linear_form
     if form is None:
         return
+    divided = list(_divided(source, event.rows_in(form), form))
+    for parts in dict.fromkeys(((sum(sizes),), sizes)):
+        yield from _selected(event, form, [p for p in divided if p.size in parts], parts)
     pieces = [p for size in dict.fromkeys(sizes) for p in _pieces(source, event.rows_in(form), form, size)]
     yield from _selected(event, form, pieces, sizes)
     if len(sizes) == 1:
@@ -124,6 +143,17 @@ def _pieces(source: Source, rows: Tensor, form: Form, size: int) -> Iterator[Pie
                 if layer.outputs_for(rows, theirs) is not None:
                     yield from (Piece(layer, theirs, i, count, 0, _inputs(theirs)) for i in range(count))
                 break
+
+
+def _divided(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
+    """Yield the parts, other than equal ones, into which the source divides the outputs of layers with these inputs."""
+    for complete in _complete_layers(source, rows, form):
+        layer, outputs = complete.layer, complete.size
+        for part in dict.fromkeys(p for e in layer.events for p in divisions(source.tape, e, outputs)):
+            size, start = len(part), part[0]
+            equal = not (start % size or outputs % size) and part == tuple(range(start, start + size))
+            if not equal or outputs // size > _MAX_PARTS:
+                yield replace(complete, count=outputs, indices=part)
 
 
 def _complete_layers(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
@@ -194,56 +224,52 @@ def _with_outputs(layers: list[Piece], count: int, outputs: int) -> Iterator[tup
             stack += [((*chosen, i), left - layers[i].size) for i in reversed(others)]
 
 
-def interleaved(event: Event, source: Source, views: Iterable[tuple[int, int]]) -> Iterator[Assignment]:
-    """Yield assignments of layers whose outputs alternate, such as the queries, keys and values of each head.
+def interleaved(event: Event, source: Source, parts: list[Part]) -> Iterator[Assignment]:
+    """Yield assignments of one layer, or of parts of layers, to each part of the outputs.
 
     Args:
         event: the event.
         source: the source.
-        views: pairs (groups, outputs of a group) into which the target splits the outputs.
+        parts: the parts into which the target divides all outputs, such as the queries, keys and values of each head.
     """
     form = event.linear_form
-    if form is None:
+    if form is None or not 2 <= len(parts) <= _MAX_PARTS:
         return
-    for groups, width in views:
-        layers = list(_complete_layers(source, event.rows_in(form), form))
-        for count in (n for n in range(2, _MAX_PARTS + 1) if width % n == 0):
-            fitting = [p for p in layers if p.size * count == _outputs(form)]
-            for chosen in islice(permutations(fitting, count), _MAX_SELECTIONS):
-                yield _assigned(event, form, chosen, None, groups)
+    rows, sizes = event.rows_in(form), tuple(map(len, parts))
+    own = [p for size in dict.fromkeys(sizes) for p in _pieces(source, rows, form, size)]
+    layers = [*own, *(p for p in _divided(source, rows, form) if p.size in sizes)][:_MAX_PIECES]
+    order = torch.tensor([i for part in parts for i in part]).argsort()
+    fitting = (c for c in permutations(layers, len(parts)) if tuple(p.size for p in c) == sizes)
+    for chosen in islice(fitting, _MAX_SELECTIONS):
+        yield _assigned(event, form, chosen, None, order)
 
 
 def _assigned(
-    event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None, groups: int = 1
+    event: Event, form: Form, chosen: tuple[Piece, ...], order: tuple[int, ...] | None, moved: Tensor | None = None
 ) -> Assignment:
-    """Return the assignment of pieces, which are concatenated in each of several groups of outputs."""
+    """Return the assignment of concatenated pieces. ``moved``: the index of each output in the concatenation."""
 
-    def interleave(values: list[Tensor], dim: int) -> Tensor:
-        parts = zip(*(v.chunk(groups, dim) for v in values), strict=True)
-        return torch.cat([part for group in parts for part in group], dim)
+    def concatenate(values: list[Tensor], dim: int) -> Tensor:
+        joined = torch.cat(values, dim)
+        return joined if moved is None else joined.index_select(dim, moved)
 
     def build() -> Weights:
         biases = [p.bias() for p in chosen]
         bias = None
         if any(b is not None for b in biases):
             found = zip(chosen, biases, strict=True)
-            bias = interleave([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found], 0)
-        return {"weight": native(event, interleave([p.matrix() for p in chosen], 0)), "bias": bias}
+            bias = concatenate([torch.zeros(p.size, dtype=torch.float64) if b is None else b for p, b in found], 0)
+        return {"weight": native(event, concatenate([p.matrix() for p in chosen], 0)), "bias": bias}
 
     def expect(e: Event) -> Tensor | None:
         given = [p.outputs_for(e.rows_in(form)) for p in chosen]
-        return None if any(y is None for y in given) else interleave([y for y in given if y is not None], 1)
+        return None if any(y is None for y in given) else concatenate([y for y in given if y is not None], 1)
 
     layers = tuple(dict.fromkeys(p.layer for p in chosen))
-    parts = tuple((p.layer.index, _number(p), p.count * (1 if p.has_all_inputs else 2)) for p in chosen)
+    parts = tuple(part for p in chosen for part in p.parts())
     unconfirmed = not all(p.has_all_inputs for p in chosen)
-    description = _description(chosen) + (f", alternating in {groups} groups" if groups > 1 else "")
+    description = _description(chosen) + ("" if moved is None else ", interleaved")
     return Assignment(layers, build, expect, form, description, parts, unconfirmed, len(chosen), order)
-
-
-def _number(piece: Piece) -> int:
-    """Return the number of a piece among the pieces of its layer; pieces of later columns come after all others."""
-    return piece.part + (piece.count if piece.low else 0)
 
 
 def _description(chosen: tuple[Piece, ...]) -> str:
@@ -255,7 +281,16 @@ def _description(chosen: tuple[Piece, ...]) -> str:
     if len(chosen) == chosen[0].count:
         numbers = ", ".join(str(i + 1) for i in order)
         return f"gates in the order ({numbers}){columns}" if len(chosen) > 1 else f"split{columns}"
+    if chosen[0].indices is not None:
+        return f"split: outputs {_ranges(chosen[0].indices)}"
     return f"split: part {', '.join(str(i + 1) for i in order)} of {chosen[0].count}{columns}"
+
+
+def _ranges(indices: Part) -> str:
+    """Return the indices counted from 1, as ranges."""
+    starts = [0, *(i for i in range(1, len(indices)) if indices[i] != indices[i - 1] + 1), len(indices)]
+    shown = [f"{indices[a] + 1} to {indices[b - 1] + 1}" for a, b in pairwise(starts)]
+    return ", ".join(shown if len(shown) <= _MAX_PARTS else [*shown[: _MAX_PARTS - 1], "…", shown[-1]])
 
 
 def _joined(event: Event, form: Form, source: Source, gates: int) -> Iterator[Assignment]:

@@ -378,24 +378,6 @@ def test_columns_of_a_layer_whose_input_goes_into_another_one_too() -> None:
     prove(filled(source, 0), target, lambda seed: randn(2, 6, 8, seed=seed))
 
 
-def test_queries_keys_and_values_joined_head_by_head() -> None:
-    def heads(y: Tensor) -> Tensor:
-        return y.view(*y.shape[:2], 6, 2).transpose(1, 2)
-
-    def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (((q @ k.transpose(-1, -2)) / 2**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
-
-    def joined(m: Any, x: Tensor) -> Tensor:
-        parts = m.a(x).view(*x.shape[:2], 6, 6).chunk(3, -1)
-        return m.o(attended(*(p.transpose(1, 2) for p in parts)))
-
-    layers = {name: nn.Linear(12, 12) for name in "qkvo"}
-    source = Net(lambda m, x: m.o(attended(heads(m.q(x)), heads(m.k(x)), heads(m.v(x)))), **layers)
-    target = Net(joined, a=nn.Linear(12, 36), o=nn.Linear(12, 12))
-    report = prove(filled(source, 0), target, lambda seed: randn(2, 5, 12, seed=seed))
-    assert "a: joined: q, k, v, alternating in 6 groups (q)" in report.notes
-
-
 def test_a_convolution_over_a_line_of_an_image_has_no_note() -> None:
     def net(layer: nn.Module, after: Callable[[Tensor], Tensor]) -> Net:
         return Net(lambda m, x: m.l(after(m.c(x)).mean(2)), c=layer, l=nn.Linear(4, 2))
