@@ -145,6 +145,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         return tensors
 
     @property
+    @read_answers
     def obj(self) -> LuaObject:
         """The object as a :class:`LuaObject`: what ``torch.save`` would write now."""
         self.bridge.push(self.lua, self._tensors())
@@ -261,6 +262,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         floating = (t.dtype for t in self._shared if t.is_floating_point())  # a parameter may belong to another module
         return next(floating, None) or super()._dtype()
 
+    @read_answers
     def _change_type(self, name: str) -> None:
         self.bridge.push(self.lua, self._tensors())
         super()._change_type(name)

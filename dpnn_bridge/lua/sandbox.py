@@ -43,7 +43,7 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "V
 class RemoteValue:
     """A Lua value that stays in the process, such as a function or an object of a Lua class.
 
-    It can be called and indexed as in Lua; ``bridge.to_python`` converts it.
+    It can be called and indexed as in Lua, but not iterated; ``bridge.to_python`` converts it.
 
     Attributes:
         kind: result of Lua's ``type``.
@@ -59,6 +59,10 @@ class RemoteValue:
 
     def __getitem__(self, key: Any) -> Any:
         return self.sandbox.ask("index", self, key)
+
+    # with __getitem__, Python would ask for the elements 0, 1, 2, … without an end
+    __iter__ = None
+    __contains__ = None
 
     def __repr__(self) -> str:
         return f"<{self.type_name} {self.number} in the Lua sandbox>"

@@ -273,7 +273,9 @@ class _Decoder:
         parts, entries = Chunks(), {}
         left = parts.first(entries, len(pairs))
         for key, value in pairs:
-            entries[self.decode(key, depth)] = self.decode(value, depth)
+            decoded = self.decode(key, depth)
+            _check(type(decoded) is not tuple, "a key that is several values")  # comparing long keys takes time
+            entries[decoded] = self.decode(value, depth)
             left -= 1
             if not left:
                 left = parts.next(entries)

@@ -82,7 +82,7 @@ class _Stepper(WithDefaults):
 def count(state: dict[str, Any]) -> float:
     """Increment the number of steps in a state and return the number before."""
     if "step" not in state:
-        state["step"] = torch.tensor(0.0)
+        state["step"] = double(0)
     before = float(state["step"])
     state["step"] += 1
     return before

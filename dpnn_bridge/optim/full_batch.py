@@ -125,7 +125,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         self,
         params: Any,
         lr: float = 1.0,
-        max_iter: int = 20,
+        max_iter: float = 20,
         max_eval: float | None = None,
         tolerance_grad: float = 1e-5,
         tolerance_change: float = 1e-9,
@@ -149,7 +149,9 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         evaluations = 1
         if gradient.abs().sum() <= group["tolerance_grad"]:
             return first
-        for iteration in range(1, group["max_iter"] + 1):
+        iteration = 0
+        while iteration < group["max_iter"]:  # any number, also infinity
+            iteration += 1
             state["n_iter"] += 1
             self._update_direction(state, gradient, group["history_size"])
             state["prev_flat_grad"], state["prev_loss"] = gradient, loss
@@ -177,7 +179,8 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
     def _update_direction(state: dict[str, Any], gradient: Tensor, history: int) -> None:
         """Update the history of gradient differences and steps, and the direction ``d``."""
         if state["n_iter"] == 1:
-            state["d"], state["old_dirs"], state["old_stps"], state["H_diag"] = -gradient, [], [], 1.0
+            state["d"], state["H_diag"] = -gradient, 1.0
+            state["old_dirs"], state["old_stps"], state["ro"] = [], [], []
             return
         difference, moved = gradient - state["prev_flat_grad"], state["d"] * state["t"]
         curvature = float(difference.dot(moved))
@@ -188,7 +191,7 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
             state["old_stps"].append(moved)
             state["H_diag"] = curvature / float(difference.dot(difference))
         pairs = list(zip(state["old_dirs"], state["old_stps"], strict=True))
-        ratios = [1 / float(y.dot(s)) for y, s in pairs]
+        state["ro"] = ratios = curvatures(state["old_dirs"], state["old_stps"])
         direction, weights = -gradient, [0.0] * len(pairs)
         for i in reversed(range(len(pairs))):
             y, s = pairs[i]
@@ -198,6 +201,11 @@ class LBFGS(torch.optim.LBFGS, _FullBatch):
         for i, (y, s) in enumerate(pairs):
             direction = direction + (weights[i] - float(y.dot(direction)) * ratios[i]) * s
         state["d"] = direction
+
+
+def curvatures(differences: list[Tensor], steps: list[Tensor]) -> list[float]:
+    """Return the reciprocals of the products of gradient differences and steps, which PyTorch's state contains."""
+    return [1 / float(y.dot(s)) for y, s in zip(differences, steps, strict=True)]
 
 
 class CG(_FullBatch):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import double
-from dpnn_bridge.optim.full_batch import rprop
+from dpnn_bridge.optim.full_batch import curvatures, rprop
 from dpnn_bridge.training.flat_vector import FlatField, as_vector, split_flat
 
 
@@ -64,7 +64,7 @@ class Method:
         arguments: dict[str, Any] = {}
         for name, (argument, default) in self.settings.items():
             value = None if name in self.buffers and is_vector(config.get(name)) else config.get(name)
-            value = default if value is None else number(value, name)
+            value = number(value, name) if is_given(value) else default
             argument, _, index = argument.partition(".")
             if not index:
                 arguments[argument] = value
@@ -111,19 +111,15 @@ class Method:
             for name, attribute in self.fill.items():
                 for f in fields if config.get(name) else ():
                     initial = torch.full_like(f.parameter, number(config[name], name), requires_grad=False)
-                    optimizer.state[f.parameter].update({attribute: initial, "step": torch.tensor(0.0)})
+                    optimizer.state[f.parameter].update({attribute: initial, "step": double(0)})
         if found or self.without_buffers:
             for f in fields:
                 optimizer.state[f.parameter].update(self._numbers(state))
 
     def _numbers(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the number of steps and the other numbers in a Lua state as tensors."""
-        values = {"step": torch.tensor(0.0)}
-        for name, attribute in self.numbers.items():
-            if state.get(name) is not None:
-                value = number(state[name], name)
-                values[attribute] = torch.tensor(float(value)) if attribute == "step" else double(value)
-        return values
+        found = {name: to for name, to in self.numbers.items() if is_given(state.get(name))}
+        return {"step": double(0), **{to: double(number(state[name], name)) for name, to in found.items()}}
 
     def create(self, parameters: list[nn.Parameter], config: Mapping[str, Any]) -> Optimizer:
         """Return the optimizer, without state."""
@@ -224,14 +220,15 @@ class LBFGSMethod(Method):
             return torch.cat([part.reshape(-1) for part in split_flat(fields, value, name)])
 
         values: dict[str, Any] = {
-            to: number(state[name], name) for name, to in self.scalars.items() if state.get(name) is not None
+            to: number(state[name], name) for name, to in self.scalars.items() if is_given(state.get(name))
         }
         for name, to in self.vectors.items():
-            if state.get(name) is not None:
+            if is_given(state.get(name)):
                 values[to] = vector(state[name], name)
         for name, to in self.lists.items():
-            if state.get(name) is not None:
+            if is_given(state.get(name)):
                 values[to] = [vector(v, name) for v in LuaTable(state[name]).as_list()]
+        values["ro"] = curvatures(values.get("old_dirs", []), values.get("old_stps", []))
         optimizer.state[fields[0].parameter].update(values)
 
     def save(self, optimizer: Optimizer, fields: list[FlatField], hidden: int) -> LuaTable:
@@ -265,6 +262,11 @@ class LBFGSMethod(Method):
 def is_vector(value: Any) -> bool:
     """Return whether a field is a tensor. ``stepsize`` is a number before the first step, then a tensor."""
     return isinstance(value, (LuaTensor, Tensor))
+
+
+def is_given(value: Any) -> bool:
+    """Return whether Torch7 takes a value, in ``value or default``."""
+    return value is not None and value is not False
 
 
 def number(value: Any, name: str) -> bool | int | float:

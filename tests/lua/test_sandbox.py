@@ -621,6 +621,9 @@ BUSY = {
     "keys that collide in a list of keys": lambda: message(
         {"d": [[{"s": [i * (2**61 - 1) + 7]}, 0] for i in range(30_000)]}
     ),
+    "few keys that are equal almost to the end": lambda: message(
+        {"d": [[{"s": [0.5] * 500 + [-1 - (i >> k & 1) for k in range(12)]}, 0] for i in range(4000)]}
+    ),
     "an object of many keys": lambda: message({str(i): 0 for i in range(200_000)}),
     "many digits": lambda: message({"l": [int("1" * 4000)] * 3000}),
     "a nest of dicts": lambda: DEEP.replace(b"l", b"d"),

@@ -17,6 +17,7 @@ pytest.importorskip("lupa")
 
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import sandbox
+from dpnn_bridge.lua.module import LuaModule
 from dpnn_bridge.lua.sandbox import Sandbox
 from dpnn_bridge.lua.sandboxed_bridge import SandboxedBridge
 from dpnn_bridge.lua.state import LuaState
@@ -71,6 +72,25 @@ def test_an_object_that_cannot_be_read_is_an_error_of_the_sandbox(answer: Any) -
     bridge._ask = lambda *_: answer
     with pytest.raises(LuaBridgeError, match="the Lua sandbox sent an object that cannot be read"):
         bridge.to_object(None)
+
+
+@pytest.mark.parametrize("use", [list, lambda value: 5 in value, lambda value: tuple(value)], ids=["list", "in", "*"])
+def test_a_value_that_stays_in_the_process_is_not_iterated(use: Any, program: Any) -> None:
+    program._channel = answers(*[("value", None)] * 3)
+    with pytest.raises(TypeError, match="is not"):
+        use(program._remote([3, "table", "table"]))
+
+
+def test_a_state_that_does_not_fit_the_layer_is_one_error_everywhere(program: Any) -> None:
+    bridge: Any = SandboxedBridge.__new__(SandboxedBridge)
+    bridge._remote_tensors, bridge._replaced = {}, {}
+    state: list[Any] = [["weight"], [torch.ones(2)], [1], []]
+    bridge._ask = lambda operation, *_: state if operation == "state_of" else "nn.X"
+    module = LuaModule(bridge, program._remote([3, "table", "nn.X"]))
+    bridge._remote_tensors[3].clear()
+    for use in (module.float, lambda: module.obj):
+        with pytest.raises(LuaBridgeError, match="reading a result of Lua"):
+            use()
 
 
 def test_a_value_of_another_sandbox_is_refused(program: Any) -> None:
