@@ -87,7 +87,9 @@ def test_false_is_no_setting(method: str) -> None:
     params = [nn.Parameter(torch.ones(2))]
     table = dict.fromkeys((*METHODS[method].settings, *METHODS[method].numbers), False)
     found, default = (optim.to_lua(optim.from_lua(method, given, params)) for given in (table, {}))
-    assert dict(found.items()) == dict(default.items())
+    numbers = [name for name, value in default.items() if not isinstance(value, LuaTensor)]
+    assert len(found) == len(default) > 0
+    assert [found[name] for name in numbers] == [default[name] for name in numbers]
 
 
 def minimized(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> list[float]:
