@@ -96,7 +96,7 @@ class Placement:
         self.biases = biases
 
     def _write(self, event: Event, assignment: Assignment) -> tuple[Tensor | None, tuple[Placed, Tensor] | None]:
-        """Write weights. If the event has no bias, the bias of the source's layer moves to another event.
+        """Write weights. If the event has no bias, that of the source's layer moves to another event, or to all rows.
 
         Returns:
             The difference from the source's result because of moved biases, and the earlier event that got the bias,
@@ -113,6 +113,8 @@ class Placement:
             if event.weights.get("bias") is not None:
                 offset = self._take_biases(event)
                 weights["bias"] = bias if offset is None else offset if bias is None else bias + offset
+            elif event.kind == "embedding" and bias is not None:
+                weights["weight"] = weights["weight"] + bias  # type: ignore[operator]
             elif bias is not None and bool(bias.any()):
                 offset, moved_to = -bias, self._move_bias(event, bias, assignment)
         for name, weight in event.weights.items():

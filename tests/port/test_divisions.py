@@ -179,3 +179,32 @@ def test_the_report_names_the_outputs() -> None:
     assert "k: split: outputs 33 to 40 (qkv)" in report.notes
     report = port(Separate(2, 2, 8), Packed(2, 2, 8, "thirds of each head"), torch.randn(2, 5, D))
     assert "qkv: joined: q, k, v, interleaved (q)" in report.notes
+
+
+class Cell(nn.Module):
+    """Two gates of an index and a state: each with a layer of its own, or both with one."""
+
+    def __init__(self, words: str, states: str) -> None:
+        super().__init__()
+        maps = {"one-hot": lambda n: nn.Linear(9, n), "embedding": lambda n: nn.Embedding(9, n)}
+        self.words, self.one_hot = words, words.startswith("one-hot")
+        new = maps[words.split()[0]]
+        self.x = nn.ModuleList([new(12)] if words.endswith("joined") else [new(6), new(6)])
+        self.h = nn.ModuleList([nn.Linear(6, 12)] if states == "joined" else [nn.Linear(6, 6), nn.Linear(6, 6)])
+
+    def forward(self, index: Tensor, h: Tensor) -> Tensor:
+        x = F.one_hot(index, 9).to(h) if self.one_hot else index
+        a, b = torch.cat([m(x) for m in self.x], 1).chunk(2, 1)
+        c, d = torch.cat([m(h) for m in self.h], 1).chunk(2, 1)
+        return torch.tanh(a + c) * torch.sigmoid(b + d)
+
+
+@pytest.mark.parametrize("words", ["embedding joined", "embedding separate", "one-hot joined", "one-hot separate"])
+@pytest.mark.parametrize("states", ["joined", "separate"])
+def test_biases_of_maps_of_one_hot_vectors(words: str, states: str) -> None:
+    torch.manual_seed(0)
+    source, target = Cell("one-hot separate", "separate"), Cell(words, states)
+    report = port(source, target, (torch.randint(9, (5,)), torch.randn(5, 6)))
+    assert report.equal, report.first
+    indices, h = torch.arange(9), torch.randn(9, 6)
+    torch.testing.assert_close(target(indices, h), source(indices, h))
