@@ -204,7 +204,8 @@ class Cell(nn.Module):
 def test_biases_of_maps_of_one_hot_vectors(words: str, states: str) -> None:
     torch.manual_seed(0)
     source, target = Cell("one-hot separate", "separate"), Cell(words, states)
-    report = port(source, target, (torch.randint(9, (5,)), torch.randn(5, 6)))
+    example = torch.randint(9, (5,)), torch.randn(5, 6)
+    report = port(source, target, example, source=lambda net, inputs: net(*inputs))
     assert report.equal, report.first
     indices, h = torch.arange(9), torch.randn(9, 6)
     torch.testing.assert_close(target(indices, h), source(indices, h))
