@@ -10,6 +10,7 @@ from torch import nn
 
 from dpnn_bridge.base.graph import is_criterion
 from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import registry, to_lua, to_torch
 from dpnn_bridge.conversion.fields import grad_field
 from dpnn_bridge.conversion.torch_context import TorchConversion
@@ -29,6 +30,20 @@ FROM_OUTPUT = frozenset(
     for name in (
         *("Dropout", "ELU", "Exp", "LogSigmoid", "LogSoftMax", "Sigmoid", "SoftMax", "SoftMin", "SoftPlus"),
         *("SpatialDropout", "SpatialLogSoftMax", "SpatialSoftMax", "Sqrt", "Tanh", "VolumetricDropout"),
+    )
+)
+#: classes of these whose PyTorch module uses the input: derivative as a function of the module and the output
+_BY_OUTPUT: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "nn.ELU": lambda m, y: torch.where(y <= 0, y + m.alpha, 1),
+    "nn.SoftPlus": lambda m, y: torch.where(y * m.beta > m.threshold, 1, -torch.expm1(-y * m.beta)),
+    "nn.Sqrt": lambda m, y: torch.where(y == 0, 0, 0.5 / y),
+}
+#: other classes whose backward pass uses the output: as PyTorch modules they need the output of the same input
+_NEEDS_OUTPUT = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("Cosine", "Euclidean", "FeatureLPPooling", "PairwiseDistance", "SpatialCrossMapLRN", "WeightedEuclidean"),
+        *("ReinforceBernoulli", "ReinforceCategorical", "ReinforceGamma", "ReinforceNormal"),
     )
 )
 
@@ -96,7 +111,9 @@ class ConvertedModules:
             self._write_back(obj, to_lua(state.module, gradients=False))
         if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
             return state, state.output.item()
-        return state, values.to_lua(self.runtime, nested.map_tensors(torch.detach, state.output))
+        # Lua may change the output in place, but only classes of FROM_OUTPUT use the changed output in a backward pass
+        own = torch.detach if name in FROM_OUTPUT else lambda t: t.detach().clone()
+        return state, values.to_lua(self.runtime, nested.map_tensors(own, state.output))
 
     def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
         arguments = nested.map_tensors(lambda t: t.detach().clone(), inputs)
@@ -122,8 +139,31 @@ class ConvertedModules:
         module, inputs = self._module(obj, name), [x, other] if has_target and other is not None else [x]
         if state is None or not ((name in FROM_OUTPUT and state.has_size(inputs)) or state.fits(module, inputs)):
             state = self._run(module, inputs)
+        if name in FROM_OUTPUT or name in _NEEDS_OUTPUT:
+            self._use_output(state, obj, name)
         state.backward(None if has_target else other)
+        y, derivative = state.output, _BY_OUTPUT.get(name)
+        if derivative is not None and isinstance(y, torch.Tensor) and isinstance(other, torch.Tensor):
+            state.input.grad = derivative(state.module, y.detach()) * other.reshape(y.shape)
         return state
+
+    def _use_output(self, state: _State, obj: Any, name: str) -> None:
+        """Use the object's output, which Lua may have changed since the forward pass, for the backward pass.
+
+        Raises:
+            LuaBridgeError: the output has changed, and the PyTorch module of the class does not use the output.
+        """
+        handle, own = self.runtime.bridge["handle"](obj["output"]), state.output
+        if not isinstance(handle, Tensor) or not isinstance(own, torch.Tensor) or own.dtype != handle.t.dtype:
+            return
+        if handle.t.shape != own.shape or same_bits(handle.t, own):
+            return
+        if name in _NEEDS_OUTPUT:
+            raise LuaBridgeError(
+                "Torch7 computes the gradient from the field output, which is not the result for this input; this "
+                "requires the Lua source of the class: add a checkout of its package to lua_path"
+            )
+        own.data.copy_(handle.t)
 
     def gradient(self, state: _State) -> Any:
         """Return the gradient of the input."""

@@ -45,7 +45,7 @@ from dpnn_bridge.conversion.flat import set_places, stored_places
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.registry import mapping_of
+from dpnn_bridge.conversion.registry import mapping_of, mapping_of
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations
 from dpnn_bridge.conversion.torch_context import TorchConversion
@@ -277,7 +277,9 @@ def load_tensors(module: nn.Module, state_dict: dict[str, torch.Tensor], source:
                 "the same values for both",
                 source=source,
             )
-    if {p.dtype for p in module.parameters() if p.is_floating_point()} == {torch.bfloat16}:
+    own_types = (m for m in module.modules() if mapping_of(m).keeps_types)
+    others = {id(p) for m in own_types for p in m.parameters()}
+    if {p.dtype for p in module.parameters() if p.is_floating_point() and id(p) not in others} == {torch.bfloat16}:
         kept = set(map(id, own.values()))  # Lua has no bfloat16, so other buffers have another type in the metadata
         module._apply(lambda t: t if id(t) in kept or not t.is_floating_point() else t.to(torch.bfloat16))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.lua.module import LuaModule
 
 CALL = """
 require 'nn'
@@ -41,3 +43,54 @@ def test_the_returned_table_is_the_gradient_of_a_table() -> None:
     bridge.module("my.Masked")([x, mask]).sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, mask)
+
+
+CHANGED = {  # Torch7's derivative of the parent, from the input x or from the changed output y
+    "ReLU": lambda x, y: (x > 0).double(),
+    "LeakyReLU": lambda x, y: 1 - 0.99 * (x <= 0).double(),
+    "Abs": lambda x, y: x.sign(),
+    "Tanh": lambda x, y: 1 - y * y,
+    "Sigmoid": lambda x, y: y * (1 - y),
+    "Exp": lambda x, y: y,
+    "ELU": lambda x, y: torch.where(y <= 0, y + 1, 1),
+    "SoftPlus": lambda x, y: 1 - torch.exp(-y),
+    "Sqrt": lambda x, y: 0.5 / y,
+}
+
+
+@pytest.mark.parametrize("parent", CHANGED)
+@pytest.mark.parametrize("change", ["self.output:mul(-0.5)", "self.output = self.output * -0.5"])
+def test_a_parent_differentiates_the_output_that_a_layer_changed_as_torch7_does(parent: str, change: str) -> None:
+    bridge = LuaBridge()
+    bridge.execute(f"""
+        require 'nn'
+        my = my or {{}}
+        local class, parent = torch.class('my.Changed', 'nn.{parent}')
+        function class:updateOutput(x) parent.updateOutput(self, x); {change}; return self.output end
+    """)
+    x = torch.linspace(-1.2, 1.3, 6, dtype=torch.float64)
+    x = (x.abs() if parent == "Sqrt" else x).requires_grad_()
+    output = bridge.module("my.Changed")(x)
+    output.backward(torch.arange(1.0, 7, dtype=torch.float64))
+    expected = CHANGED[parent](x.detach(), output.detach()) * torch.arange(1.0, 7, dtype=torch.float64)
+    torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=0)
+
+
+def test_a_gradient_from_an_output_that_only_torch7_has_is_an_error() -> None:
+    bridge = LuaBridge()
+    bridge.execute("""
+        require 'nn'
+        my = my or {}
+        local class, parent = torch.class('my.Distance', 'nn.PairwiseDistance')
+        function class:updateOutput(x) parent.updateOutput(self, x); self.output:mul(2); return self.output end
+    """)
+    layer = bridge.execute("""
+        local layer = torch.factory('my.Distance')()
+        layer.norm, layer.gradInput = 2, {torch.Tensor(), torch.Tensor()}
+        layer.output, layer.diff = torch.Tensor(1), torch.Tensor()
+        return layer
+    """)
+    inputs = [torch.ones(2, 3, dtype=torch.float64).requires_grad_(), torch.zeros(2, 3, dtype=torch.float64)]
+    output = LuaModule(bridge, layer)(inputs)
+    with pytest.raises(LuaBridgeError, match="add a checkout of its package to lua_path"):
+        output.sum().backward()
