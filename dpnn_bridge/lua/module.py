@@ -194,6 +194,14 @@ class LuaModule(LuaFunctionality, Placeholder):
         self._follow()
         return outputs
 
+    @read_answers
+    def after_forward(self, input: Any) -> Any:
+        """Run ``updateOutput`` and return the input as it leaves the input, for layers that write into it."""
+        lua_input = self.bridge.copy_to_lua(input)
+        self.bridge.forward(self.lua, lua_input, self._tensors())
+        self._follow()
+        return self.bridge.to_python(lua_input)
+
     def _follow(self) -> None:
         """Let parameters and buffers share the memory of tensors that Lua has put in their place."""
         for i, value in self.bridge.followed(self.lua, self._fields, self._shared).items():

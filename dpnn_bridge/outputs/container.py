@@ -45,7 +45,7 @@ from dpnn_bridge.conversion.flat import set_places, stored_places
 from dpnn_bridge.conversion.lua_context import LuaConversion
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.conversion.registry import mapping_of, mapping_of
+from dpnn_bridge.conversion.registry import mapping_of
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.stock import StockLayer, check_parametrizations
 from dpnn_bridge.conversion.torch_context import TorchConversion

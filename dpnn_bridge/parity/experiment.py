@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.conversion.lua_values import to_expected, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import DpnnBridgeError
+from dpnn_bridge.lua.module import LuaModule
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.buffers import changed_inside, is_filled, is_restored, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults, compare_output
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
+from dpnn_bridge.parity.lua_layers import compare_field, input_after_forward, returns_field
 from dpnn_bridge.parity.seeds import manual_seed
 
 #: identifies a comparison: number of the layer in the tree, or -1 for the complete model, and name of the comparison
@@ -250,6 +253,8 @@ class Experiment:
                     found = compare_output(node.module, values[-1], expected, tolerance)
                 else:
                     found = _compare_grad_input(values[-1], expected, tolerance)
+                if not all(d.ok for d in found):
+                    found = compare_field(node.module, name, expected, tolerance) or found
                 self.mark(found)
                 for d in (d for d in found if not d.ok):
                     faults.accept(d, node.module, name, order)
@@ -268,8 +273,7 @@ class Experiment:
                     outcome.inexact.add(i)
                 outcome.layers[i] += found
 
-    @staticmethod
-    def _overwritten(outcome: Outcome, objects: dict[int, LuaObject], name: str) -> dict[int, int]:
+    def _overwritten(self, outcome: Outcome, objects: dict[int, LuaObject], name: str) -> dict[int, int]:
         """Return number of each layer whose result was overwritten in Torch7's memory -> number of the other layer."""
         ran = [(e.last, i, e) for i in range(len(outcome.nodes)) if (e := outcome.entry(i)) is not None and e.outputs]
         ran.sort(key=lambda run: run[0], reverse=name == "gradInput")
@@ -287,7 +291,25 @@ class Experiment:
         overwriters = overwritten(results)
         for i, _, buffer in results:
             overwriters.update((i, restored[s]) for s in storages(buffer) if s in restored)
+        if name == "output":
+            self._overwritten_in_lua(outcome, results, overwriters)
         return overwriters
+
+    def _overwritten_in_lua(
+        self, outcome: Outcome, results: list[tuple[int, Any, Any]], overwriters: dict[int, int]
+    ) -> None:
+        """Add layers whose stored output is what the next layer, which runs in Lua, leaves of its input."""
+        fresh: list[Node] = []
+        for (i, value, buffer), (j, _, _) in pairwise(results):
+            if i in overwriters or not isinstance(outcome.nodes[j].module, LuaModule):
+                continue
+            expected = to_expected(buffer)
+            if all(d.ok for d in compare("output", value, expected, self.tolerance)):
+                continue
+            fresh = fresh or list(tree(self.fresh()))
+            left = input_after_forward(fresh[j].module, value)
+            if left is not None and all(d.ok for d in compare("output", left, expected, self.tolerance)):
+                overwriters[i] = j
 
     def given(self, outcome: Outcome) -> dict[int, Given]:
         """Return number of a layer -> Torch7's results, for each layer that ran once and was not overwritten."""
@@ -301,7 +323,7 @@ class Experiment:
                 if obj is None or entry is None or i in overwriters or not is_filled(obj.get(name)) or is_restored(obj):
                     continue
                 values = entry.outputs if name == "output" else entry.grad_inputs
-                if len(values) != 1:
+                if len(values) != 1 or not returns_field(node.module, name, values[0]):
                     continue
                 attribute = "output" if name == "output" else "grad_input"
                 setattr(found.setdefault(i, Given()), attribute, to_value(obj[name], device=self.device))

@@ -1,0 +1,50 @@
+"""Verify models with layers in Lua that return another tensor than their field, or write into their input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lupa")
+
+import dpnn_bridge
+from dpnn_bridge.lua import LuaBridge
+
+LAYERS = {
+    "another tensor": "parent.updateOutput(self, x); self.other = self.output * -3; return self.other",
+    "its input": "x:mul(-1); x:add(0.5); self.output:resizeAs(x):copy(x):abs(); return self.output",
+}
+#: a model and a run, as a script saves them
+SCRIPT = """
+require 'nn'
+local x = torch.Tensor(3, 4):uniform(-1, 1)
+local function copy(v) return torch.deserialize(torch.serialize(v)) end
+local layer = my.Layer()
+local net = nn.Sequential():add(nn.Linear(4, 4)):add(layer):add(nn.Linear(4, 2))
+local fresh, input = copy(net), x:clone()
+local output = net:forward(input)
+return fresh, {input = x, output = output:clone(), after = copy(net), mode = 'train'}
+"""
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_run_is_equal_and_a_changed_weight_is_found(kind: str, changed: bool, tmp_path: Path) -> None:
+    source = f"""
+        require 'nn'
+        my = my or {{}}
+        local class, parent = torch.class('my.Layer', 'nn.Tanh')
+        function class:updateOutput(x) {LAYERS[kind]} end
+    """
+    (tmp_path / "layer.lua").write_text(source)
+    bridge = LuaBridge.from_files([tmp_path / "layer.lua"])
+    fresh, reference = (bridge.to_object(value) for value in bridge.execute(SCRIPT))
+    if changed:
+        fresh["modules"][3]["weight"].numpy()[0, 1] += 1e-3
+    dpnn_bridge.write_t7(tmp_path / "m.t7", fresh)
+    dpnn_bridge.write_t7(tmp_path / "r.t7", reference)
+    result = dpnn_bridge.verify(tmp_path / "m.t7", reference=tmp_path / "r.t7", lua=tmp_path / "layer.lua")
+    assert result.forward.value == ("different" if changed else "equal"), str(result)
+    overwritten = {layer.path: layer.overwritten_by for layer in result.layers if layer.overwritten_by}
+    assert overwritten == ({"modules[1]": "modules[2]"} if kind == "its input" else {})
