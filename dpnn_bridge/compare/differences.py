@@ -49,6 +49,8 @@ class Tolerance:
 
 #: tolerance for comparing bits, independent of the size of the values
 BITS = Tolerance(0.0, 0.0, torch.finfo(torch.float64).tiny)
+#: tolerances for computations in half precision, which has 11 bits, and in bfloat16, which has 8
+HALF = {torch.float16: Tolerance(2e-2, 2e-2), torch.bfloat16: Tolerance(1e-1, 1e-1)}
 
 
 @dataclass

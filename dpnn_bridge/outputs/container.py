@@ -54,7 +54,7 @@ from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, Lu
 from dpnn_bridge.outputs.decoded import decode
 from dpnn_bridge.outputs.placeholders import check_placeholders, with_placeholders
 from dpnn_bridge.outputs.plain import unrepeated
-from dpnn_bridge.outputs.verification import check_loads
+from dpnn_bridge.outputs.reloaded import check_loads
 
 FORMAT = "dpnn_bridge"
 VERSION = 1
@@ -133,7 +133,7 @@ def check(content: Any, module: nn.Module) -> None:
         module: the written module.
 
     Raises:
-        ConversionError: see :func:`~dpnn_bridge.outputs.verification.check_loads`.
+        ConversionError: see :func:`~dpnn_bridge.outputs.reloaded.check_loads`.
     """
     check_loads(module, lambda options: _rebuild(content, options, "")[0])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.compare import nested
-from dpnn_bridge.compare.differences import BITS, Difference, Tolerance, compare, scale_of
+from dpnn_bridge.compare.differences import BITS, HALF, Difference, Tolerance, compare, scale_of
 from dpnn_bridge.compare.limited import without_repeats
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.errors import ConversionLimitError, OptionError
@@ -253,7 +253,8 @@ def _compare_approximately(expected: Any, found: Any, source: Source, allowed: f
         a, b = a[0].detach().cpu(), b[0].detach().cpu()
         if a.numel() == b.numel():
             b = b.reshape(a.shape)
-    limit = TRACED if allowed is None else replace(TRACED, single=min(TRACED.single, allowed))
+    tolerance = next((HALF.get(t.dtype, TRACED) for t in nested.tensors(expected)), TRACED)
+    limit = tolerance if allowed is None else replace(tolerance, single=min(tolerance.single, allowed))
     differences = compare("output", b, a, limit)
     for d in differences:
         if d.ok or d.mismatched:

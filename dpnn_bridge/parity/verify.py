@@ -18,7 +18,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.compare import nested
-from dpnn_bridge.compare.differences import Tolerance, compare
+from dpnn_bridge.compare.differences import HALF, Tolerance, compare
 from dpnn_bridge.compare.precision import check_device, full_precision
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.limits import ResourceLimits
@@ -47,8 +47,6 @@ __all__ = ["is_comparable", "is_fixture", "verify"]
 
 #: accepted relative differences of complete networks
 OUTPUT, GRADIENT = Tolerance(1e-10, 1e-4), Tolerance(1e-10, 1e-3)
-#: accepted relative differences in half precision, which has 11 bits, and in bfloat16, which has 8
-HALF, BFLOAT16 = Tolerance(2e-2, 2e-2), Tolerance(1e-1, 1e-1)
 #: floor of the tolerance if rounding is measured: differences are relative even for small values
 SMALL = torch.finfo(torch.float32).tiny
 
@@ -84,8 +82,8 @@ def verify(
     Args:
         model, converted, reference, input, output, key, mode, device, dtype: see :func:`dpnn_bridge.verify`.
         gradients: whether to run backward if the reference contains gradients.
-        tolerance, gradient_tolerance: accepted relative differences; default: :data:`OUTPUT` and :data:`GRADIENT`, or
-            :data:`HALF` or :data:`BFLOAT16`.
+        tolerance, gradient_tolerance: accepted relative differences; default: :data:`OUTPUT` and :data:`GRADIENT`, in
+            half precision :data:`~dpnn_bridge.compare.differences.HALF`.
         options: options of the conversion.
         lua: a :class:`~dpnn_bridge.lua.LuaBridge` whose ``lua_path`` contains the original sources, which compute the
             reference for the input, instead of stored results.
@@ -208,7 +206,7 @@ class _Precision:
         dtype, tolerance = settings.dtype, settings.tolerance
         doubled = remade and dtype == torch.float64
         self.single = dtype not in (None, torch.float64) or (not doubled and _is_single(module, subject.table))
-        half = {torch.float16: HALF, torch.bfloat16: BFLOAT16}.get(dtype or _half(subject.table))  # type: ignore[arg-type]
+        half = HALF.get(dtype or _half(subject.table))  # type: ignore[arg-type]
         self.measured = tolerance is None and half is None
         self.accepted = tolerance or half or (replace(OUTPUT, floor=SMALL) if self.single else OUTPUT)
         gradients = of_gradients(settings.gradient_tolerance or half or GRADIENT, subject.table)

@@ -18,13 +18,13 @@ from torch import nn
 from torch.nn.utils import spectral_norm
 
 import dpnn_bridge
-from dpnn_bridge import LuaClass, lua_class
+from dpnn_bridge import LuaClass, lua_class, to_torch
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError, T7FormatError
 from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.objects import LuaObject
-from dpnn_bridge.outputs.verification import _check_names
+from dpnn_bridge.outputs.reloaded import _check_names
 
 #: models of different make: a stock network, a graph, tied weights, several layers of the project's own
 NAMES = (
@@ -216,3 +216,36 @@ def test_a_key_that_no_table_has(tmp_path: Path) -> None:
     with pytest.raises(LuaValueError, match="a key that is nil or nan"):
         dpnn_bridge.write_t7(tmp_path / "d.t7", {float("nan"): 1})
     assert list(tmp_path.iterdir()) == []
+
+
+CHANGED = [
+    ("nn.SpatialConvolution", nn.Conv2d(2, 3, 3), "dilation", (2, 2)),
+    ("nn.SpatialConvolution", nn.Conv2d(2, 3, 3), "padding_mode", "circular"),
+    ("nn.SpatialMaxPooling", nn.MaxPool2d(2), "dilation", 2),
+    ("nn.SpatialMaxPooling", nn.MaxPool2d(2), "return_indices", True),
+    ("nn.VolumetricAveragePooling", nn.AvgPool3d(2), "ceil_mode", True),
+    ("nn.BatchNormalization", nn.BatchNorm1d(3), "momentum", None),
+    ("nn.MSECriterion", nn.MSELoss(), "reduction", "none"),
+]
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
+@pytest.mark.parametrize(("name", "layer", "setting", "value"), CHANGED)
+def test_a_setting_that_the_lua_class_lacks_is_refused(
+    name: str, layer: nn.Module, setting: str, value: Any, suffix: str, tmp_path: Path
+) -> None:
+    model = to_torch(dpnn_bridge.to_lua(nn.Sequential(layer) if "Criterion" not in name else layer))
+    changed = model[0] if isinstance(model, nn.Sequential) else model
+    assert dpnn_bridge.to_lua(changed).class_name == name
+    dpnn_bridge.save(tmp_path / f"before{suffix}", model)
+    setattr(changed, setting, value)
+    with pytest.raises(ConversionError, match=rf"its {setting} is .* its Lua class has no such setting; create a new"):
+        dpnn_bridge.save(tmp_path / f"after{suffix}", model)
+    assert not (tmp_path / f"after{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
+def test_attributes_without_effect_are_not_refused(suffix: str, tmp_path: Path) -> None:
+    model: Any = to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))))
+    model[0].sparse, model[1].in_features, model[1].label = True, 7, "logits"
+    dpnn_bridge.save(tmp_path / f"m{suffix}", model)

@@ -90,6 +90,10 @@ def _session(model: str | bytes, *, optimized: bool = True) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented as e:
         raise _unsupported(e) from e
+    except onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph as e:
+        if "(bfloat16)" in str(e):
+            raise _unsupported(e) from e
+        raise
 
 
 def _run(session: Any, feed: dict[str, Any]) -> list[Any]:

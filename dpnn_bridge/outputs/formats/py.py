@@ -25,7 +25,8 @@ from dpnn_bridge.outputs.py.changed import changed_definitions
 from dpnn_bridge.outputs.py.helpers import load_weights
 from dpnn_bridge.outputs.py.program import Program, initial_defaults
 from dpnn_bridge.outputs.py.settings import Pair, settings, tensors
-from dpnn_bridge.outputs.verification import not_rebuilt, same_outputs
+from dpnn_bridge.outputs.reloaded import not_rebuilt
+from dpnn_bridge.outputs.verification import same_outputs
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 
 #: beginning of the last line, which contains the provenance and a checksum of the text before it

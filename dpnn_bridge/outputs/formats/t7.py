@@ -20,7 +20,7 @@ from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.data import Data, collect
 from dpnn_bridge.outputs.data_difference import first_difference
 from dpnn_bridge.outputs.format import ExportContext, Format
-from dpnn_bridge.outputs.verification import check_loads
+from dpnn_bridge.outputs.reloaded import check_loads
 
 #: options of the ``.t7`` writer, such as ``mode`` and ``long_size``
 _ENCODING = tuple(f.name for f in fields(WriteOptions))

@@ -29,7 +29,8 @@ from dpnn_bridge.outputs.py.closure import SourceClosure
 from dpnn_bridge.outputs.py.constructors import Constructors
 from dpnn_bridge.outputs.py.helpers import load_weights, tie
 from dpnn_bridge.outputs.py.settings import Pair, settings
-from dpnn_bridge.outputs.verification import not_rebuilt, run_given
+from dpnn_bridge.outputs.reloaded import not_rebuilt
+from dpnn_bridge.outputs.verification import run_given
 
 HEADER = """{title} as a PyTorch module, written by dpnn_bridge.
 

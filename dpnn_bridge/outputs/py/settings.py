@@ -73,7 +73,7 @@ def constants(pairs: list[Pair]) -> Iterator[Setting]:
     yield from _sharing(pairs)
     yield from _ties(pairs)
     yield from _frozen(pairs)
-    yield from _attributes(pairs)
+    yield from changed_attributes(pairs)
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ def accepts_more(pair: Pair) -> bool:
     return bool(SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys())
 
 
-def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
+def changed_attributes(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield statements for attributes that were changed after construction."""
     for path, wanted, fresh in pairs:
         if isinstance(wanted, GModule):
