@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 
@@ -16,3 +18,8 @@ def storage_id(tensor: Tensor) -> int:
 def storage_elements(tensor: Tensor) -> int:
     """Return the number of elements in the storage of a tensor; a view may have fewer, an expanded tensor more."""
     return tensor.untyped_storage().nbytes() // tensor.element_size()
+
+
+def memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return a key that is equal for tensors with the same elements in memory, in the same arrangement."""
+    return storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype

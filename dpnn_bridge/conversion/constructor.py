@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.errors import ConversionError
 
 #: ``Union[int, str]`` and ``int | str``
 _UNIONS = (Union, UnionType)
@@ -106,3 +107,16 @@ def _is_printable(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_printable, value))
     return isinstance(value, (bool, int, float, str, torch.dtype))
+
+
+def each(names: tuple[str, ...], value: Any, attribute: str) -> dict[str, Any]:
+    """Return the Lua fields of the numbers in an attribute.
+
+    Raises:
+        ConversionError: the attribute has another number of elements.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != len(names):
+        raise ConversionError(
+            f"its {attribute} is {value!r}, expected {len(names)} numbers for the Lua fields {', '.join(names)}"
+        )
+    return dict(zip(names, value, strict=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.constructor import is_required, takes_number
+from dpnn_bridge.conversion.constructor import each, is_required, takes_number
 from dpnn_bridge.conversion.faults import Fault, OtherVersion
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, hooked, submodules
 from dpnn_bridge.conversion.hooks import Hooks
@@ -223,7 +223,7 @@ class LuaClass(Hooks):
         for names, attribute in cls.scalars.items():
             value = getattr(module, attribute)
             if isinstance(names, tuple):
-                fields.update(zip(names, value, strict=True))
+                fields.update(each(names, value, attribute))
             elif value is not None:
                 fields[names] = value
         for name, spec in cls.fields_of(module).items():

@@ -192,12 +192,12 @@ def lua_storage(tensor_class_name: str, value: Tensor) -> LuaStorage:
     return LuaStorage(tensor_class_name.replace("Tensor", "Storage"), value.numel(), load)
 
 
-def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage) -> LuaTensor:
-    """Return a contiguous Lua tensor of all elements of a storage; an empty tensor has no dimensions."""
+def strided(class_name: str, shape: tuple[int, ...], storage: LuaStorage, start: int = 0) -> LuaTensor:
+    """Return a contiguous Lua tensor of a storage's elements; one of an empty storage has no dimensions."""
     if storage.size == 0:
         return LuaTensor.empty(class_name)
     shape = shape or (1,)
-    return LuaTensor(class_name, shape, contiguous_strides(shape), 0, storage)
+    return LuaTensor(class_name, shape, contiguous_strides(shape), start, storage)
 
 
 def new_tensor(class_name: str, value: Tensor) -> LuaTensor:

@@ -163,14 +163,19 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
 def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
     """Return a function that converts a Lua value to Python data: objects become dicts, shared values stay shared.
 
+    A list with models or functions becomes a dict of the other elements.
+
     Args:
         modules: ``id`` of each model; models and functions become None.
         budget: limit for the memory of all tensors.
     """
     done: dict[int, Any] = {}
 
+    def is_omitted(value: Any) -> bool:
+        return isinstance(value, LuaFunction) or id(value) in modules
+
     def plain(value: Any) -> Any:
-        if isinstance(value, LuaFunction) or id(value) in modules:
+        if is_omitted(value):
             return None
         if not isinstance(value, (LuaTable, LuaObject)):
             if isinstance(value, (LuaTensor, LuaStorage)):
@@ -179,10 +184,11 @@ def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
         if id(value) not in done:
             fields = value.fields if isinstance(value, LuaObject) else value
             array = fields.as_list()
-            target: Any = [] if len(array) == len(fields) and array else {}
+            is_list = len(array) == len(fields) > 0 and not any(map(is_omitted, array))  # others would move up
+            target: Any = [] if is_list else {}
             done[id(value)] = target
             if isinstance(target, list):
-                target.extend(v for v in map(plain, array) if v is not None)
+                target.extend(map(plain, array))
             else:
                 names = (str, int, float, bool)
                 items = ((k, plain(v)) for k, v in dict_items(fields) if isinstance(k, names))

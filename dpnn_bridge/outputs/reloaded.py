@@ -11,8 +11,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder, bridges_of
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError
-from dpnn_bridge.outputs.py.calls import literal
-from dpnn_bridge.outputs.py.settings import Pair, changed_attributes
+from dpnn_bridge.outputs.attributes import changed_attributes
 
 #: attributes that do not change results: sizes, which the tensors determine, and whether gradients are sparse
 _WITHOUT_EFFECT = frozenset(
@@ -134,13 +133,13 @@ def _check_settings(module: nn.Module, again: nn.Module) -> None:
         found = loaded.get(path)
         if found is None or type(found) is not type(wanted) or isinstance(wanted, Placeholder):
             continue
-        for difference in changed_attributes([Pair(path, wanted, found)]):
-            name = difference.attribute
-            if name and name in vars(found) and name not in _WITHOUT_EFFECT:
-                value, kind = literal(getattr(wanted, name)), type(wanted).__name__
+        for name in changed_attributes(wanted, found):
+            if name in vars(found) and name not in _WITHOUT_EFFECT:
+                value, kind = getattr(wanted, name), type(wanted).__name__
                 raise ConversionError(
-                    f"its {name} is {value}, and would be {difference.found} in the file, because its Lua class has no "
-                    f"such setting; create a new {kind} with {name}={value} and copy the weights, or write a .py file",
+                    f"its {name} is {value!r}, and would be {vars(found)[name]!r} in the file, because its Lua class "
+                    f"has no such setting; create a new {kind} with {name}={value!r} and copy the weights, or write a "
+                    ".py file",
                     path=path,
                     class_name=kind,
                 )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpnn_bridge.base.default_dtype import default_dtype
-from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.base.storage import memory_of, storage_id
 from dpnn_bridge.compare.nested import fields_of, map_fields
 from dpnn_bridge.conversion.limits import EagerMode
 from dpnn_bridge.porting.values import dense, with_values
@@ -264,7 +264,7 @@ class Recorder(EagerMode):
             slot = self._slot(tensor)
             self.tape.roots[slot.number] = name
             self.tape.weights.add(slot.number)
-            self._by_memory[_memory(tensor)] = slot
+            self._by_memory[memory_of(tensor)] = slot
             if isinstance(tensor, nn.Parameter):
                 self.tape.parameters.add(name)
         for tensor in (t for t in leaves(inputs) if isinstance(t, Tensor)):
@@ -281,7 +281,7 @@ class Recorder(EagerMode):
 
     def _slot_of_argument(self, tensor: Tensor) -> Slot:
         """Return the slot of an argument, which may be an alias of a parameter or a new external constant."""
-        slot = self._slots.get(id(tensor)) or self._by_memory.get(_memory(tensor) if tensor.numel() else ())
+        slot = self._slots.get(id(tensor)) or self._by_memory.get(memory_of(tensor) if tensor.numel() else ())
         if slot is None:
             slot = self._slot(tensor)
             self.tape.constants[slot.number] = tensor.detach().clone()
@@ -336,7 +336,7 @@ class Recorder(EagerMode):
             node.outs.append(slot)
             tape.maker.setdefault(slot.number, node)
             if tensor.numel():
-                self._by_memory.setdefault(_memory(tensor), slot)
+                self._by_memory.setdefault(memory_of(tensor), slot)
             copies = not name.startswith("new_") and not name.endswith("_like")
             if node.constant and copies and any(s.number in tape.weights for s in node.reads):
                 tape.weights.add(slot.number)
@@ -386,10 +386,6 @@ class Recorder(EagerMode):
                 hook.remove()
         self._alive.clear()
         return self.tape
-
-
-def _memory(tensor: Tensor) -> tuple[Any, ...]:
-    return storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def _line() -> str:

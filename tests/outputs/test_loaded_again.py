@@ -23,8 +23,9 @@ from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError, T7FormatError
 from dpnn_bridge.modules.nn.container import ConcatTable
-from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 from dpnn_bridge.outputs.reloaded import _check_names
+from dpnn_bridge.training import shared_clone
 
 #: models of different make: a stock network, a graph, tied weights, several layers of the project's own
 NAMES = (
@@ -249,3 +250,33 @@ def test_attributes_without_effect_are_not_refused(suffix: str, tmp_path: Path) 
     model: Any = to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))))
     model[0].sparse, model[1].in_features, model[1].label = True, 7, "logits"
     dpnn_bridge.save(tmp_path / f"m{suffix}", model)
+
+
+def test_a_setting_of_another_form_is_refused_by_name() -> None:
+    model: Any = to_torch(dpnn_bridge.to_lua(nn.Sequential(nn.Conv2d(2, 3, 3))))
+    model[0].padding = "same"
+    with pytest.raises(ConversionError, match=r"its padding is 'same', expected 2 numbers for the Lua fields pad"):
+        dpnn_bridge.to_lua(model)
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors", ".py"])
+def test_parameters_on_one_memory_stay_shared(suffix: str, tmp_path: Path) -> None:
+    first = nn.Linear(3, 3)
+    model = nn.Sequential(first, nn.Tanh(), shared_clone(first, True, False))
+    dpnn_bridge.save(tmp_path / f"m{suffix}", model)
+    again: Any
+    if suffix == ".py":
+        again = runpy.run_path(str(tmp_path / "m.py"))["build"]()
+    else:
+        again = dpnn_bridge.load(tmp_path / f"m{suffix}")
+    assert again[0].weight.data_ptr() == again[2].weight.data_ptr()
+    assert again[0].bias.data_ptr() == again[2].bias.data_ptr()
+
+
+def test_other_entries_of_a_checkpoint_keep_their_indices(tmp_path: Path) -> None:
+    table = {
+        "model": dpnn_bridge.to_lua(nn.Linear(2, 2)),
+        "steps": LuaTable.from_list(["a", LuaFunction(b"", None), "b"]),
+    }
+    dpnn_bridge.write_t7(tmp_path / "c.t7", LuaTable(table))
+    assert dpnn_bridge.load_checkpoint(tmp_path / "c.t7").rest == {"steps": {1: "a", 3: "b"}}

@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.ties import ATTRIBUTES, Tie
+from dpnn_bridge.base.storage import memory_of
+from dpnn_bridge.conversion.ties import Tie
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.nn.nngraph import GModule
+from dpnn_bridge.outputs.attributes import SINGLE, changed_attributes, is_plain
 from dpnn_bridge.outputs.py.calls import literal
-
-#: attributes that are not compared: other statements set them, or they are the position in a sequence
-NOT_COMPARED = {"training", "lua_record", *ATTRIBUTES, "remembering", "step", "keeps_std"}
-#: attributes that :func:`~dpnn_bridge.modules.nn.batch_normalization.accept_single_samples` sets
-SINGLE = {"batch_dims", "is_single"}
 
 #: attributes with the tied parameters of a module, in a generated program and in a converted model
 TIED = ("tied_to", "ties")
@@ -73,7 +70,7 @@ def constants(pairs: list[Pair]) -> Iterator[Setting]:
     yield from _sharing(pairs)
     yield from _ties(pairs)
     yield from _frozen(pairs)
-    yield from changed_attributes(pairs)
+    yield from _attributes(pairs)
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -119,15 +116,15 @@ def _buffers(pairs: list[Pair]) -> Iterator[str]:
 
 def _sharing(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield the tensors that several modules share in one of the models but not in the other."""
-    first: dict[int, tuple[str, Any]] = {}
+    first: dict[tuple[Any, ...], tuple[str, Any]] = {}
     owners: dict[int, Tensor] = {}
     for path, wanted, fresh in pairs:
         for name, tensor in tensors(wanted).items():
             other = getattr(fresh, name, None)
-            expression, shared = first.setdefault(id(tensor), (f"{path}.{name}", other))
+            expression, shared = first.setdefault(memory_of(tensor), (f"{path}.{name}", other))
             if shared is not other:
                 yield Setting(wanted, f"{path}.{name} = {expression}")
-            elif other is not None and owners.setdefault(id(other), tensor) is not tensor:
+            elif other is not None and memory_of(owners.setdefault(id(other), tensor)) != memory_of(tensor):
                 own = "nn.Parameter({}.detach().clone())" if isinstance(tensor, nn.Parameter) else "{}.clone()"
                 yield Setting(wanted, f"{path}.{name} = {own.format(f'{path}.{name}')}")
 
@@ -202,24 +199,16 @@ def accepts_more(pair: Pair) -> bool:
     return bool(SINGLE & vars(pair.wanted).keys() - vars(pair.fresh).keys())
 
 
-def changed_attributes(pairs: list[Pair]) -> Iterator[Setting]:
+def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
     """Yield statements for attributes that were changed after construction."""
     for path, wanted, fresh in pairs:
-        if isinstance(wanted, GModule):
-            continue  # its settings are in the source code of its class
         mode, other_mode = (vars(m).get("remembering") or "neither" for m in (wanted, fresh))
-        if mode != other_mode:
+        if mode != other_mode and not isinstance(wanted, GModule):
             yield Setting(wanted, f'{path}.remember("{mode}")')
-        for name, value in vars(wanted).items():
-            other = vars(fresh).get(name)
-            if (
-                not name.startswith("_")
-                and name not in NOT_COMPARED | SINGLE
-                and _is_plain(value)
-                and not _same(value, other)
-            ):
-                found = literal(other) if _is_plain(other) else type(other).__name__
-                yield Setting(wanted, f"{path}.{name} = {literal(value)}", name, found)
+        for name in changed_attributes(wanted, fresh):
+            value, other = vars(wanted)[name], vars(fresh).get(name)
+            found = literal(other) if is_plain(other) else type(other).__name__
+            yield Setting(wanted, f"{path}.{name} = {literal(value)}", name, found)
 
 
 def _modes(pairs: list[Pair]) -> Iterator[str]:
@@ -234,16 +223,3 @@ def _modes(pairs: list[Pair]) -> Iterator[str]:
                 yield f"{path}.eval()"
         elif wanted.training != fresh.training:
             yield f"{path}.training = {wanted.training}"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Return whether two settings are equal; 3 and (3, 3) are the same size, and NaN equals NaN."""
-    if isinstance(a, tuple) != isinstance(b, tuple):
-        a, b = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (a, b))
-    return a == b or (a != a and b != b)
