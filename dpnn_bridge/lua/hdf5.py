@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,7 @@ _TENSOR_TYPES = {
     ("f", 4): "float32",
     ("f", 8): "float64",
 }
-#: filters that HDF5 and h5py contain: deflate, shuffle, checksum, szip, n-bit, scale-offset, lzf. For another one, HDF5
-#: loads all libraries in its plugin folder
+#: filters that HDF5 and h5py contain: deflate, shuffle, checksum, szip, n-bit, scale-offset, lzf
 _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 #: limits for one path: soft links, as in HDF5, and groups
 _MAX_LINKS, _MAX_GROUPS = 16, 200
@@ -37,6 +37,24 @@ def _h5py() -> Any:
     except ImportError:
         raise TorchError(f"hdf5 needs h5py, which is not installed: {install_advice('hdf5')}") from None
     return h5py
+
+
+@contextmanager
+def _without_plugins() -> Iterator[None]:
+    """Hide HDF5's plugin folders: for a filter that HDF5 lacks, of a data set or a group, it loads all their libraries.
+
+    The folders belong to the process. The lock of h5py keeps other threads from reading without them.
+    """
+    h5py = _h5py()
+    with h5py._objects.phil:
+        folders = [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())]
+        for _ in folders:
+            h5py.h5pl.remove(0)
+        try:
+            yield
+        finally:
+            for folder in folders:
+                h5py.h5pl.append(folder)
 
 
 def _object(opened: Any, path: str) -> Any:
@@ -201,8 +219,8 @@ class Files:
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         names = ("open", "close", "is_group", "most_names", "read", "write", "write_part", "append")
-        return {name: getattr(self, name) for name in names}
+        return {name: _without_plugins()(getattr(self, name)) for name in names}
 
     def lists(self) -> dict[str, Callable[..., Any]]:
         """Return the functions whose result is a Lua table."""
-        return {"names": self.names, "size": self.size}
+        return {name: _without_plugins()(getattr(self, name)) for name in ("names", "size")}

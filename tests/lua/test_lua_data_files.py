@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,54 @@ def test_an_hdf5_file_leads_to_no_other_file(
         with pytest.raises(LuaBridgeError, match=r"another file|other files|the filter 32001"):
             bridge.execute(f"local file = require('hdf5').open(..., 'r+') file:{how}", str(tmp_path / "x.h5"))
     assert (tmp_path / "other.h5").read_bytes() == before
+
+
+def write_group_with_filter(h5py: Any, path: Path) -> None:
+    """Write a group whose names are stored with the filter 32001, which HDF5 lacks."""
+    hdf5 = ctypes.CDLL(h5py.h5p.__file__)
+    hdf5.H5Pset_filter.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p]
+    hdf5.H5Pset_link_phase_change.argtypes = [ctypes.c_int64, ctypes.c_uint, ctypes.c_uint]
+    kind = ctypes.CFUNCTYPE(*[ctypes.c_size_t, ctypes.c_uint] + 2 * [ctypes.c_size_t, ctypes.c_void_p], ctypes.c_void_p)
+    call = kind(lambda flags, count, values, size, room, data: size)
+
+    class FilterClass(ctypes.Structure):
+        _fields_ = (
+            *((name, ctypes.c_int) for name in ("version", "id", "encodes", "decodes")),
+            *((name, ctypes.c_void_p) for name in ("name", "can_apply", "set_local")),
+            ("call", kind),
+        )
+
+    assert hdf5.H5Zregister(ctypes.byref(FilterClass(1, 32001, 1, 1, None, None, None, call))) >= 0
+    try:
+        with h5py.File(path, "w", libver="latest") as file:
+            made = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+            assert hdf5.H5Pset_link_phase_change(made.id, 0, 0) >= 0
+            assert hdf5.H5Pset_filter(made.id, 32001, 0, 0, None) >= 0
+            group = h5py.Group(h5py.h5g.create(file.id, b"g", gcpl=made))
+            for i in range(50):
+                group[f"x{i}"] = np.ones(2)
+    finally:
+        h5py.h5z.unregister_filter(32001)
+
+
+@pytest.mark.skipif(os.name != "posix" or not shutil.which("cc"), reason="compiles a library")
+def test_an_hdf5_file_loads_no_library(bridge: LuaBridge, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "plugins").mkdir()
+    code = "void __attribute__((constructor)) run(void) { creat(RAN, 0600); }"
+    library = ["-shared", "-fPIC", f'-DRAN="{tmp_path}/ran"', "-o", f"{tmp_path}/plugins/libx.so"]
+    subprocess.run(["cc", "-x", "c", "-include", "fcntl.h", *library, "-"], input=code.encode(), check=True)
+    write_group_with_filter(h5py, tmp_path / "x.h5")
+    h5py.h5pl.prepend(os.fsencode(tmp_path / "plugins"))
+    before = [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())]
+    try:
+        for how in ("all()", "read('g'):all()", "read('g/x0'):all()", "write('g/y', torch.ones(1))"):
+            with pytest.raises(LuaBridgeError):
+                bridge.execute(f"local file = require('hdf5').open(..., 'r+') file:{how}", str(tmp_path / "x.h5"))
+        assert [h5py.h5pl.get(i) for i in range(h5py.h5pl.size())] == before
+    finally:
+        h5py.h5pl.remove(0)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_names_in_an_hdf5_file_are_bytes_of_utf_8(bridge: LuaBridge, tmp_path: Path) -> None:
