@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dpnn_bridge.base import web
 from dpnn_bridge.base.checksum import sha256_of
@@ -119,8 +120,14 @@ def absolute(location: Location) -> str:
 
 
 def beside(location: Location, name: str) -> Location:
-    """Return the path or URL of another file in the same folder."""
-    return f"{location.rpartition('/')[0]}/{name}" if isinstance(location, str) else location.with_name(name)
+    """Return the path or URL of another file in the same folder, of ``zip://x::https://host/y`` beside ``x``."""
+    if not isinstance(location, str):
+        return location.with_name(name)
+    end = location.find("::", location.find("://"))
+    first, outer = (location, "") if end < 0 else (location[:end], location[end:])
+    caches, separator, file = first.rpartition("::")
+    part = quote(os.fsencode(name), safe="") if web.is_web(file) else name
+    return f"{caches}{separator}{without_query(file).rpartition('/')[0]}/{part}{outer}"
 
 
 def without_query(url: str) -> str:

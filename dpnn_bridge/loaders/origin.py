@@ -16,13 +16,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, location_of, without_query
-from dpnn_bridge.base.shards import check_unchanged, shards_of, state_of
+from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of, state_of
 from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import (
@@ -53,6 +52,8 @@ _XZ_MEMORY = 1 << 27
 #: maximum size of the decompressed file: the larger of a number of bytes, and a multiple of the compressed size
 _MIN_LIMIT, _MAX_RATIO = 1 << 26, 100
 _CHUNK = 1 << 20
+#: what some file systems take for more than a name: a query or version, a fragment, a pattern, a chain of file systems
+_SPECIAL = re.compile(r"[?#*]|::")
 
 
 class LocalFile(NamedTuple):
@@ -87,7 +88,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         origin: the input: a path, a URL that fsspec supports (``https://``, ``hf://``, ``s3://``, …), a file open for
             reading bytes, or bytes. A URL needs the extra ``remote``. For the URL of an index, the shards are
             downloaded too.
-        sha256: expected checksum of the (compressed) input.
+        sha256: expected :func:`~dpnn_bridge.base.shards.checksum_of` the (compressed) input.
         unpack: whether a compressed file is decompressed.
 
     Raises:
@@ -105,7 +106,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             path = folder() / _base(name)
             download(origin, path)
             for shard in shards_of(path) if path.name.endswith(INDEX) else ():
-                download(str(beside(origin, shard.name)), shard)
+                download(_address_of(shard.name, origin), shard)
         elif isinstance(origin, os.PathLike):
             path = Path(origin)
         else:
@@ -122,6 +123,17 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
             path = _with_suffix(path)
             state = state_of(path)
         yield LocalFile(path, name, state)
+
+
+def _address_of(shard: str, index: str) -> str:
+    """Return the address of a shard beside its index; raise an error if it may lead to another place."""
+    if found := _SPECIAL.search(shard):
+        raise T7FormatError(
+            f"the index names the shard {shortened(repr(shard), 80)}, and {found[0]} in an address is not part of a "
+            "name; download the index and its shards, and pass the path of the index",
+            source=index,
+        )
+    return str(beside(index, shard))
 
 
 def _base(name: str) -> str:
@@ -158,9 +170,10 @@ def _digits(checksum: str) -> str:
 
 
 def _check_sum(path: Path, expected: str, name: str) -> None:
-    actual = sha256_of(path)
+    actual = checksum_of(path) or "unknown, because the index is damaged or lacks a shard"
     if actual != expected:
-        raise VerificationError(f"{name}: its SHA-256 is {actual}, expected {expected}; {COPY_AGAIN}")
+        how = " (of the lines that sha256sum prints for the index and its shards)" if path.name.endswith(INDEX) else ""
+        raise VerificationError(f"{name}: its SHA-256{how} is {actual}, expected {expected}; {COPY_AGAIN}")
 
 
 def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:

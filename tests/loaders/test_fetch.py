@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import tempfile
 import threading
@@ -12,6 +13,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
@@ -108,6 +110,28 @@ def server() -> Iterator[str]:
 @pytest.mark.parametrize("name", ["good", "unknown-length", "says-gzip"])
 def test_what_a_server_sends_is_read(name: str, server: str) -> None:
     assert sum(p.numel() for p in dpnn_bridge.load(f"{server}/{name}.t7").parameters()) == 169_506
+
+
+@pytest.mark.parametrize("name", ["..%2Fs", "%2e%2e%2fs", "..\\s", "a%b ü", "a?b", "a#b", "a::b", "zip::s", "*"])
+def test_a_shard_of_an_index_is_a_file_beside_it(name: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = json.dumps({"weight_map": {"x": f"{name}.safetensors"}}).encode()
+    asked: list[str] = []
+    monkeypatch.setitem(ANSWERS, "folder", lambda h: (asked.append(h.path), h.body(index)))
+    for query in ("", "?of=a/b"):
+        with pytest.raises(T7Error):
+            dpnn_bridge.load(f"{server}/folder/m.safetensors.index.json{query}")
+    for path in asked:
+        host, folder, file = path.partition("?")[0].split("/")
+        assert (host, folder) == ("", "folder")
+        assert unquote(file) in ("m.safetensors.index.json", f"{name}.safetensors")
+        assert "?" not in path or path.endswith("index.json?of=a/b")
+    assert len(asked) == (2 if re.search(r"[?#*]|::", name) else 4)
+
+
+def test_a_file_beside_a_member_of_an_archive_is_in_the_archive() -> None:
+    assert remote.beside("zip://a.t7::https://host/b.zip", "c.t7") == "zip://c.t7::https://host/b.zip"
+    assert remote.beside("simplecache::zip://d/a.t7::s3://b/c", "e") == "simplecache::zip://d/e::s3://b/c"
+    assert remote.beside("s3://b/d/a%", "c%") == "s3://b/d/c%"
 
 
 TIMEOUT = "cannot be fetched: .*Timeout"

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -239,6 +240,33 @@ def test_shards_have_any_name_of_a_file(name: str, tmp_path: Path) -> None:
     convert(MODEL, target := tmp_path / f"{name}.safetensors", max_shard_size="0.5MB")
     again = dpnn_bridge.load(target.with_name(f"{name}.safetensors.index.json"))
     assert all(same_bits(a, b) for a, b in zip(again.parameters(), dpnn_bridge.load(MODEL).parameters(), strict=True))
+
+
+def test_a_checksum_of_a_set_is_that_of_all_files(tmp_path: Path) -> None:
+    convert(MODEL, tmp_path / "m.safetensors", max_shard_size="0.5MB")
+    index = tmp_path / f"m{INDEX}"
+    files = [index, *shards_of(index)]
+    lines = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
+    expected = hashlib.sha256(lines.encode()).hexdigest()
+    places: list[Any] = [index]
+    with suppress(ImportError):
+        import fsspec
+
+        for file in files:
+            fsspec.filesystem("memory").pipe(f"/summed/{file.name}", file.read_bytes())
+        places.append(f"memory://summed/{index.name}")
+    for place in places:
+        dpnn_bridge.load(place, sha256=expected)
+        with pytest.raises(VerificationError, match=rf"index and its shards\) is {expected}, expected "):
+            dpnn_bridge.load(place, sha256=hashlib.sha256(index.read_bytes()).hexdigest())
+    with files[1].open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"replaced")
+    with pytest.raises(VerificationError, match=rf"expected {expected}"):
+        convert(index, tmp_path / "o.pt", sha256=expected)
+    files[1].unlink()
+    with pytest.raises(VerificationError, match="lacks a shard"):
+        dpnn_bridge.load(index, sha256=expected)
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
