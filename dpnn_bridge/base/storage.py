@@ -23,3 +23,13 @@ def storage_elements(tensor: Tensor) -> int:
 def memory_of(tensor: Tensor) -> tuple[Any, ...]:
     """Return a key that is equal for tensors with the same elements in memory, in the same arrangement."""
     return storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """Return a copy with its own memory; a view that has more elements than its memory remains one."""
+    stored = storage_elements(tensor)
+    if stored >= tensor.numel():
+        return tensor.clone()
+    return (
+        tensor.as_strided((stored,), (1,), 0).clone().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import contiguous_strides
 from dpnn_bridge.base.graph import dict_items, key_text
+from dpnn_bridge.base.storage import own_copy
 from dpnn_bridge.conversion.storable import problem_of
 from dpnn_bridge.errors import ConversionLimitError, LuaValueError
 from dpnn_bridge.objects import ELEMENT_DTYPES, LuaObject, LuaStorage, LuaTable, LuaTensor, element_dtype
@@ -69,17 +70,7 @@ class _Values:
         self.bytes_left -= value.size * value.dtype.itemsize
         if self.bytes_left < 0:
             raise ConversionLimitError("its tensors repeat their elements so often that they exceed the memory limit")
-        return (_copied(value.torch()) if self.views else value.torch().clone()).to(self.device)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """Return a copy with its own memory; a view that has more elements than its memory remains one."""
-    stored = tensor.untyped_storage().nbytes() // tensor.itemsize
-    if stored >= tensor.numel():
-        return tensor.clone()
-    return (
-        tensor.as_strided((stored,), (1,), 0).clone().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-    )
+        return (own_copy(value.torch()) if self.views else value.torch().clone()).to(self.device)
 
 
 def tensor_type(obj: LuaObject) -> str | None:

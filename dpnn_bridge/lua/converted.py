@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.graph import is_criterion
+from dpnn_bridge.base.storage import own_copy
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import registry, to_lua, to_torch
@@ -112,7 +113,7 @@ class ConvertedModules:
         if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
             return state, state.output.item()
         # Lua may change the output in place, but only classes of FROM_OUTPUT use the changed output in a backward pass
-        own = torch.detach if name in FROM_OUTPUT else lambda t: t.detach().clone()
+        own = torch.detach if name in FROM_OUTPUT else lambda t: own_copy(t.detach())
         return state, values.to_lua(self.runtime, nested.map_tensors(own, state.output))
 
     def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
