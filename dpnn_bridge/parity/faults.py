@@ -130,6 +130,12 @@ class Faults:
             return {}
         return {d.name: d for d in self.compare(self._one_buffer.output)}
 
+    @cached_property
+    def _gradients_of_torch7(self) -> dict[str, Difference]:
+        """The comparisons of the gradients with one buffer for all uses, by name; empty if unknown."""
+        found = None if self._one_buffer is None or self.run is None else self._one_buffer.compared(self.run)
+        return {} if found is None else found
+
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
         """Accept the comparisons of the complete model that a fault affects.
 
@@ -200,6 +206,9 @@ class Faults:
             return False
         if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
             return id(owner) in overwritten and other.error <= _ROUNDED * other.tolerance
+        of_model = owner is self.model or difference.name.startswith("gradParams[")
+        if gradient and of_model and (other := self._gradients_of_torch7.get(difference.name)) is not None:
+            return other.error <= _ROUNDED * other.tolerance
         if id(owner) in overwritten:
             return True
         own = contains or id(owner) in faulty.inside

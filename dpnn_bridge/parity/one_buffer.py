@@ -14,10 +14,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.parity.influence import Summary, Unused, summary
+
+#: classes whose backward pass in Torch7 uses the given input, and no buffer of the forward pass
+_USES_INPUT = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("Sequential", "Linear", "Identity", "View", "Reshape", "ReLU", "ReLU6", "Threshold", "LeakyReLU", "PReLU"),
+        *("HardTanh", "Clamp", "Abs", "Square", "MulConstant", "AddConstant"),
+    )
+)
+#: classes whose backward pass uses the output: the buffer of the last use
+_USES_OUTPUT = frozenset(f"nn.{name}" for name in ("Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp"))
+#: classes whose gradients of weights in Torch7 use the input of the last use, unfolded in a buffer
+_USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"))
+#: other classes whose backward pass reads the same as PyTorch's if they occur once
+_IF_ONCE = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("ConcatTable", "ParallelTable", "CAddTable", "JoinTable", "LookupTable", "Dropout", "SpatialMaxPooling"),
+        *("SpatialAveragePooling", "BatchNormalization", "SpatialBatchNormalization"),
+    )
+)
 
 
 class OneBuffer:
@@ -58,6 +83,25 @@ class OneBuffer:
             return None
         return {number for i, number in enumerate(self._unused.ids) if expected.get(i) != actual.get(i)}
 
+    def compared(self, run: Callable[[nn.Module], list[Difference]]) -> dict[str, Difference] | None:
+        """Return the comparisons of a run whose backward pass reads one buffer for all uses; None if that is unknown.
+
+        Args:
+            run: function that runs the model, also backward, and compares its results.
+        """
+        model = self._unused.copy()
+        modules = list(model.modules())
+        repeated = list({id(m): m for i in self._repeated for m in modules[i].modules()}.values())
+        names = _USES_INPUT | _USES_OUTPUT | _USES_LAST_INPUT
+        known = {m for m in modules if _name(m) in names and not getattr(m, "inplace", False)}
+        if not known.issuperset(repeated) or not all(m in known or _name(m) in _IF_ONCE for m in modules):
+            return None
+        try:
+            with _one_memory(modules, repeated):
+                return {d.name: d for d in run(model)}
+        except Exception:  # a result has another size than that of an earlier use
+            return None
+
 
 @contextmanager
 def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
@@ -80,6 +124,57 @@ def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module in modules:
+            stack.callback(module.register_forward_hook(after_forward).remove)
+        yield
+
+
+def _name(module: nn.Module) -> str:
+    record = record_of(module)
+    return registry.mapping_of(module).name_of(module) if record is None else record.class_name
+
+
+@contextmanager
+def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> Iterator[None]:
+    """Let all uses of a repeated module return one memory, which other modules and its own backward pass read later.
+
+    Args:
+        modules: all modules, whose backward passes read what Torch7's read.
+        repeated: the modules with several uses.
+    """
+    several = set(repeated)
+    buffers: dict[tuple[nn.Module, str], Tensor] = {}
+    results: dict[nn.Module, list[Tensor]] = {}
+
+    def in_memory(module: nn.Module, name: str, value: Tensor) -> Tensor:
+        """Return a value in the memory of the earlier uses, which is overwritten."""
+        buffer = buffers.setdefault((module, name), value.detach().clone())
+        if buffer.shape != value.shape:
+            raise ValueError("another size")
+        buffer.copy_(value.detach())
+        given = value.clone()
+        given.data = buffer
+        return given
+
+    def before_forward(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        buffer = buffers.get((module, "output"))
+        if buffer is not None and module._parameters and storage_id(args[0]) == storage_id(buffer):
+            raise ValueError("two uses in a row: Torch7 would write into the gradient that it reads")
+        return (in_memory(module, "input", args[0]),) if _name(module) in _USES_LAST_INPUT else None
+
+    def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(module, nn.ReLU):
+            output = functional.threshold(args[0], 0, 0)  # its derivative is one of the input
+        if module not in several:
+            return output
+        if _name(module) in _USES_OUTPUT:  # autograd has stored the result
+            results.setdefault(module, []).append(output)
+            for earlier in results[module]:
+                earlier.data.copy_(output.detach())
+        return in_memory(module, "output", output)
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(before_forward).remove)
             stack.callback(module.register_forward_hook(after_forward).remove)
         yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,43 @@ def test_a_module_that_returns_its_parameter_keeps_it() -> None:
     assert shared.weight.tolist() == [0, 1, 2, 3]
 
 
+def gradients_of_torch7(model: Any, x: Tensor, g: Tensor) -> list[Tensor]:
+    """The gradients of :func:`chain` in Torch7, where the activation's last result is in the place of the first."""
+    first, shared, second, _, third = model
+    with torch.no_grad():
+        a = first(x)
+        b = second(shared(a))
+        y = shared(b)
+        is_relu = isinstance(shared, nn.ReLU)  # which uses its input, and Tanh its output: both times the last one
+        d_first, d_last = ((a > 0).double(), (b > 0).double()) if is_relu else (1 - y * y, 1 - y * y)
+        g_second = g @ third.weight * d_last
+        g_first = g_second @ second.weight * d_first
+        pairs = ((g_first, x), (g_second, y), (g, y))
+        parameters = [value for grad, input in pairs for value in (grad.t() @ input, grad.sum(0))]
+        return [g_first @ first.weight, *parameters]
+
+
+@pytest.mark.parametrize("shared", [nn.ReLU(), nn.Tanh()], ids=repr)
+def test_gradients_from_an_overwritten_result_are_a_known_difference_and_wrong_ones_are_not(shared: nn.Module) -> None:
+    model: Any = chain(shared).train()
+    x, g = torch.randn(5, 4).double(), torch.randn(5, 3).double()
+    right = gradients_of_torch7(model, x, g)
+    assert not torch.allclose(right[3], torch.autograd.grad(model(x), model[2].weight, g)[0])
+
+    def verdicts(gradients: list[Tensor]) -> dict[str, Verdict]:
+        table = reference(x, model(x).detach())
+        table["gradOutput"], table["gradInput"] = lua_value(g), lua_value(gradients[0])
+        table["gradParams"] = LuaTable.from_list(map(lua_value, gradients[1:]))
+        return {d.name: d.verdict for d in check_module(model, table).differences}
+
+    found = verdicts(right)
+    assert set(found.values()) == {Verdict.EQUAL, Verdict.KNOWN}
+    assert found["gradParams[3]"] == Verdict.KNOWN
+    for i, name in enumerate(["gradInput", *(f"gradParams[{n}]" for n in range(1, 7))]):
+        wrong = [value * 1.5 if i == n else value for n, value in enumerate(right)]
+        assert verdicts(wrong)[name] == Verdict.DIFFERENT
+
+
 SCRIPT = """
 require 'nn'
 torch.manualSeed(1)
@@ -121,3 +159,55 @@ def test_training_in_torch7(shared: str, tmp_path: Path) -> None:
     assert result.verdict in (Verdict.EQUAL, Verdict.KNOWN)
     outputs = [d for layer in result.layers for d in layer.differences if d.name.endswith("output")]
     assert {d.verdict for d in outputs} == {Verdict.EQUAL}
+
+
+REPEATED = """
+require 'nn'
+local function sequence(...) local s = nn.Sequential(); for _, m in ipairs {...} do s:add(m) end; return s end
+local name, size = ..., {4}
+torch.manualSeed(1)
+local model
+if name == 'block' then
+   local b = sequence(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU())
+   model = sequence(b, nn.Linear(4, 4), b, b)
+elseif name == 'convolution' then
+   local c, t = nn.SpatialConvolution(3, 3, 3, 3, 1, 1, 1, 1), nn.ReLU()
+   model, size = sequence(c, t, c, t, c), {3, 5, 5}
+elseif name == 'branches' then
+   local t = nn.Tanh()
+   local table = nn.ConcatTable():add(sequence(t, nn.Linear(4, 4), t)):add(sequence(t, nn.Linear(4, 4)))
+   model = sequence(nn.Linear(4, 4), table, nn.CAddTable(), t, nn.Linear(4, 4))
+else
+   local arguments = {Threshold = {0.1, -0.2}, MulConstant = {0.7}, AddConstant = {0.3}}
+   local t = nn[name](unpack(arguments[name] or {}))
+   model = sequence(t, nn.Linear(4, 4), t, nn.Linear(4, 4), t)
+end
+local before = torch.deserialize(torch.serialize(model))
+local reference = {mode = 'train', input = torch.randn(2, unpack(size))}
+reference.output = model:forward(reference.input):clone()
+reference.gradOutput = reference.output:clone():normal()
+model:zeroGradParameters()
+reference.gradInput = model:backward(reference.input, reference.gradOutput)
+reference.gradParams = select(2, model:parameters())
+return before, reference
+"""
+NAMES = ["block", "convolution", "branches", "Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp", "ReLU", "ReLU6"]
+NAMES += ["LeakyReLU", "PReLU", "Threshold", "HardTanh", "Abs", "Square", "MulConstant", "AddConstant", "Identity"]
+
+
+@pytest.mark.torch7
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_torch7_are_known_and_each_wrong_one_is_different(name: str, tmp_path: Path) -> None:
+    model, table = run_torch7(REPEATED, name, program=os.environ["DPNN_TORCH7"])
+    (tmp_path / "model.t7").write_bytes(dumps(model))
+
+    def found(reference: LuaTable) -> Verdict | None:
+        (tmp_path / "ref.t7").write_bytes(dumps(reference))
+        return verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7").gradients
+
+    assert found(table) in (Verdict.EQUAL, Verdict.KNOWN)
+    for tensor in (table["gradInput"], *table["gradParams"].as_list()):
+        right = tensor.numpy().copy()
+        tensor.numpy()[...] *= 1.5
+        assert found(table) == Verdict.DIFFERENT
+        tensor.numpy()[...] = right
