@@ -94,6 +94,7 @@ def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> D
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return MissingFileError(f"{name}: cannot be opened: no such file or directory; {CHECK_PATH}")
     if error.errno in DISK_ERRORS:
+        error.filename = error.filename or name
         return as_package_error(error, NotT7Error, "reading")
     advice = f"; {CHECK_PATH}" if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG) else ""
     return NotT7Error(f"{name}: cannot be opened: {(error.strerror or str(error)).lower()}{advice}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from dpnn_bridge.base.reading import retry_eagain
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.errors import FileAccessError, NotT7Error
 
@@ -20,6 +23,28 @@ _TREES = ("share/lua/5.1", "lua_modules/share/lua/5.1")
 _AFFIXES = re.compile(r"^(lua-+|torch7?-+)|[.-]+(torch7?|lua|master|main)$", re.IGNORECASE)
 _PACKAGE = re.compile(r"""^[^\S\n]*package\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 _MODULE = re.compile(r"""(?:\[\s*["']([^"']+)["']\s*\]|\b(\w+))\s*=\s*["']([^"']+\.lua)["']""")
+#: errors of a disk, not of a path
+_FAULTS = (errno.EIO, errno.ESTALE, errno.EAGAIN)
+
+
+def _mode(path: str | os.PathLike[str]) -> int:
+    """Return the mode of a file or folder; 0 if it is missing or inaccessible."""
+    try:
+        return retry_eagain(lambda: os.stat(path), os.fspath(path)).st_mode
+    except ValueError:  # a name that no file can have
+        return 0
+    except OSError as error:
+        if error.errno in _FAULTS:
+            raise
+        return 0
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    return stat.S_ISREG(_mode(path))
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    return stat.S_ISDIR(_mode(path))
 
 
 @lru_cache(maxsize=1024)
@@ -39,7 +64,7 @@ def _rockspec(folder: Path) -> tuple[set[str], dict[str, str]]:
 
 def _with_subfolders(root: Path) -> list[Path]:
     try:
-        return [root, *sorted(filter(os.path.isdir, root.iterdir()))]
+        return [root, *sorted(filter(_is_folder, root.iterdir()))]
     except PermissionError:  # its files may be accessible by name
         return [root]
 
@@ -58,7 +83,7 @@ def _in_other_checkouts(root: Path, package: str, rest: Sequence[str]) -> Iterat
     """Yield candidates in checkouts of other packages that contain this package in a folder."""
     for folder in _with_subfolders(root):
         for inner in (folder / "lua" / package, folder / package):
-            if os.path.isfile(inner / "init.lua"):
+            if _is_file(inner / "init.lua"):
                 yield from _by_lua_rules(inner.parent, package, rest)
 
 
@@ -73,7 +98,7 @@ def _candidates(checkout: Path, package: str, rest: Sequence[str]) -> Iterator[P
 
 def _by_lua_rules(root: Path, package: str, rest: Sequence[str]) -> Iterator[Path]:
     """Yield the candidates that Lua's own search finds below ``root``, which may also be the package's own folder."""
-    folder = root if os.path.isfile(root / "init.lua") and root.name == package else root / package
+    folder = root if _is_file(root / "init.lua") and root.name == package else root / package
     inner = folder.joinpath(*rest)
     yield inner.with_name(f"{inner.name}.lua")
     yield inner / "init.lua"
@@ -88,7 +113,7 @@ def _all_candidates(root: Path, package: str, rest: Sequence[str], name: str, an
     yield from _by_lua_rules(root, package, rest)
     for tree in _TREES:
         yield from _by_lua_rules(root / tree, package, rest)
-    checkouts = [(root / package, None)] if os.path.isdir(root / package) else []
+    checkouts = [(root / package, None)] if _is_folder(root / package) else []
     checkouts += [found for found in _checkouts(root, package, name, any_case) if found[0] != root / package]
     for checkout, listed in checkouts:
         yield from _candidates(checkout, package, rest)
@@ -112,6 +137,9 @@ def find_module(roots: Sequence[Path], name: str, *, any_case: bool = True) -> s
 
     Returns:
         Path of the file, or None.
+
+    Raises:
+        OSError: the disk fails.
     """
     if "\0" in name or Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
         return None  # a file outside the folders
@@ -119,4 +147,4 @@ def find_module(roots: Sequence[Path], name: str, *, any_case: bool = True) -> s
     if not all((package, *rest)) or any(part.startswith(("/", "\\")) for part in rest):
         return None
     files = (file for root in roots for file in _all_candidates(root, package, rest, name, any_case))
-    return next((str(file) for file in files if os.path.isfile(file)), None)
+    return next((str(file) for file in files if _is_file(file)), None)

@@ -3,7 +3,7 @@
 A request is a tuple: the operation, the IDs of the values that the parent no longer uses, and arguments. The answer is
 a pair, ``("value", …)`` or ``("error", text)``. Before the answer, this process may send any number of
 ``("print", text)`` and ``("module", name)``. The parent replies to ``("module", name)`` with the path and text of a Lua
-file, or None.
+file, with None and the message of an error, or with None if there is no such file.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Host(Host):
         if text:
             self._channel.send(("print", text), _no_value)
 
-    def module(self, name: Any) -> tuple[str, str] | None:
+    def module(self, name: Any) -> tuple[str | None, str] | None:
         self.flush()
         self._channel.send(("module", str(name)), _no_value)
         return self._channel.receive(_no_value)

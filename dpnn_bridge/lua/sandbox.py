@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -20,8 +21,9 @@ from typing import Any, TextIO
 
 import torch
 
-from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.base.boundary import as_package_error, wrap_errors
+from dpnn_bridge.base.regular import read_file
+from dpnn_bridge.errors import DpnnBridgeError, LuaBridgeError
 from dpnn_bridge.lua.checkouts import find_module
 from dpnn_bridge.lua.text import from_system, readable, to_system
 from dpnn_bridge.lua.wire import ENDED, Channel, WireError, encoded
@@ -204,18 +206,25 @@ class Sandbox:
             raise WireError("the process sent a value of unknown type")
         return RemoteValue(self, number, kind, _text(type_name))
 
-    def _find(self, name: str) -> tuple[str, str] | None:
-        """Return the path and text of a module's Lua file; None if the file is missing or outside ``lua_path``."""
+    def _find(self, name: str) -> tuple[str | None, str] | None:
+        """Return the path and text of a module's Lua file; None if the file is missing or outside ``lua_path``.
+
+        For a file that cannot be read, return None and a message.
+        """
         if len(name) > _MAX_NAME:
             return None
         try:
             path = find_module(self.lua_path, to_system(name))
             real = Path(path or "").resolve()
-            inside = any(real.is_relative_to(root.resolve()) for root in self.lua_path)
-            if path is None or not inside or real.stat().st_size > _MAX_FILE:
+            if path is None or not any(real.is_relative_to(root.resolve()) for root in self.lua_path):
                 return None
-            return from_system(path), real.read_bytes().decode("latin-1")
-        except (OSError, ValueError, RuntimeError):  # an invalid file name, a loop of symbolic links
+            return from_system(path), read_file(real, _MAX_FILE).decode("latin-1")
+        except DpnnBridgeError as error:
+            return None, from_system(str(error))
+        except OSError as error:
+            missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+            return None if missing else (None, from_system(str(as_package_error(error, LuaBridgeError, "reading"))))
+        except (ValueError, RuntimeError):  # an invalid file name, a loop of symbolic links
             return None
 
     # ---- the process

@@ -61,8 +61,8 @@ class Host:
     def write(self, text: str) -> None:
         """Write the output of ``io.write`` and ``print`` in a sandbox."""
 
-    def module(self, name: Any) -> tuple[str, str] | None:
-        """Return the path and text of the Lua file that ``require(name)`` loads in a sandbox."""
+    def module(self, name: Any) -> tuple[str | None, str] | None:
+        """Return the path and text of the Lua file that ``require(name)`` loads in a sandbox, or None and an error."""
         return None
 
 

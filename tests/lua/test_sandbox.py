@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -591,7 +592,28 @@ def test_files_that_require_finds_have_a_bounded_size(tmp_path: Path, monkeypatc
     assert find(program, "long") == (str(tmp_path / "long.lua"), "return 1" + " " * 100)
     assert find(program, "pipe") is None
     monkeypatch.setattr(sandbox, "_MAX_FILE", 100)
-    assert find(program, "long") is None
+    path, error = find(program, "long")
+    assert path is None
+    assert error.startswith(f"{tmp_path}/long.lua: is larger than")
+
+
+@pytest.mark.parametrize("act", ["stat", "open"])
+def test_an_error_of_the_disk_names_the_file_that_require_finds(
+    shared: LuaBridge, folder: Path, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "path" / f"on_bad_disk_{act}.lua").write_text("return 1")
+    original, errors = getattr(os, act), [errno.EIO]
+
+    def failing(path: Any, *arguments: Any, **keywords: Any) -> Any:
+        if f"on_bad_disk_{act}.lua" in str(path) and errors:
+            raise OSError(errors[0], os.strerror(errors.pop(0)), path)
+        return original(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, act, failing)
+    with pytest.raises(LuaBridgeError, match=rf"path/on_bad_disk_{act}\.lua: reading: input/output error"):
+        shared.require(f"on_bad_disk_{act}")
+    errors.append(errno.EAGAIN)
+    assert shared.require(f"on_bad_disk_{act}") == 1
 
 
 @linux

@@ -169,7 +169,7 @@ class Program(Host):
     def __init__(self, lua_path: Path) -> None:
         self._outside: Any = SimpleNamespace(lua_path=[lua_path])
 
-    def module(self, name: Any) -> tuple[str, str] | None:
+    def module(self, name: Any) -> tuple[str | None, str] | None:
         return Sandbox._find(self._outside, str(name))
 
 

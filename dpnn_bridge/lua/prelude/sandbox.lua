@@ -68,6 +68,7 @@ function require(name)
    local loader = preload[name]
    if not loader then
       local path, text = source(name)
+      if not path and text then error(text, 2) end  -- the file cannot be read
       if path then loader = assert(load_text(text, '@' .. path)) else loader = bridge.packages[name] end
    end
    if not loader then error("module '" .. name .. "' not found: a sandbox can only load files in lua_path and beside the Lua file", 2) end
