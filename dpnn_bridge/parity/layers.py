@@ -144,7 +144,9 @@ def _recording_gradients(value: Any, grads: Any, key: Any, given: Any) -> Any:
             return value
         view = value.view_as(value)
 
-        def hook(grad: Tensor) -> Tensor | None:
+        def hook(grad: Tensor | None) -> Tensor | None:
+            if grad is None:  # of a layer in Lua without updateGradInput
+                return None
             grads[key] = grad.detach()
             return like(grad, given)
 

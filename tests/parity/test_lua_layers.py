@@ -48,3 +48,28 @@ def test_a_run_is_equal_and_a_changed_weight_is_found(kind: str, changed: bool, 
     assert result.forward.value == ("different" if changed else "equal"), str(result)
     overwritten = {layer.path: layer.overwritten_by for layer in result.layers if layer.overwritten_by}
     assert overwritten == ({"modules[1]": "modules[2]"} if kind == "its input" else {})
+
+
+def test_a_first_layer_without_a_gradient(tmp_path: Path) -> None:
+    source = """
+        require 'nn'
+        my = my or {}
+        local class, parent = torch.class('my.Flip', 'nn.Module')
+        function class:updateOutput(x) self.output:set(x); return self.output end
+    """
+    (tmp_path / "layer.lua").write_text(source)
+    bridge = LuaBridge.from_files([tmp_path / "layer.lua"])
+    script = """
+        require 'nn'
+        local net, x = nn.Sequential():add(my.Flip()):add(nn.Linear(4, 2)), torch.Tensor(3, 4):uniform(-1, 1)
+        local fresh = torch.deserialize(torch.serialize(net))
+        local reference = {mode = 'train', input = x, output = net:forward(x), gradOutput = torch.Tensor(3, 2):fill(0.5)}
+        net:zeroGradParameters()
+        reference.gradInput = net:backward(x, reference.gradOutput)
+        reference.gradParams = select(2, net:parameters())
+        return fresh, reference
+    """
+    for value, name in zip(bridge.execute(script), ("m.t7", "r.t7"), strict=True):
+        dpnn_bridge.write_t7(tmp_path / name, bridge.to_object(value))
+    result = dpnn_bridge.verify(tmp_path / "m.t7", reference=tmp_path / "r.t7", lua=tmp_path / "layer.lua")
+    assert (result.forward.value, result.gradients.value) == ("equal", "equal")  # type: ignore[union-attr]
