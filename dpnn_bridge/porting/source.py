@@ -283,7 +283,8 @@ class Source:
     def _store(self, tape: Tape, event: Event) -> None:
         found = {k: (None, None) if w is None else self._values(tape, w) for k, w in event.weights.items()}
         weights = {k: values for k, (values, _) in found.items()}
-        key = (event.kind, *((k, digest) for k, (_, digest) in found.items()))
+        # new norms have equal weights
+        key = (event.kind, event.options.get("eps"), *((k, digest) for k, (_, digest) in found.items()))
         layer = self._by_weights.get(key)
         roots = list(dict.fromkeys(n for w in event.weights.values() if w for n in tape.root_names(w.slot)))
         if layer is None:

@@ -360,3 +360,25 @@ def test_an_output_without_values_is_named() -> None:
     assert "_to_copy here takes the output of the source, which has no further operation" in str(report)
     with pytest.raises(ConversionError, match="meta device have no values"):
         dpnn_bridge.port(without, linear(), ROWS)
+
+
+def test_new_norms_with_different_eps_are_not_confused() -> None:
+    def net() -> Net:
+        torch.manual_seed(0)
+        norms = {f"b{i}": nn.BatchNorm2d(3, eps=eps) for i, eps in enumerate((1e-5, 1e-3, 1e-3))}
+        layers = {f"c{i}": nn.Conv2d(3, 3, 3) for i in range(3)}
+        return Net(lambda m, x: m.b2(m.c2(m.b1(m.c1(m.b0(m.c0(x)))))), **layers, **norms)
+
+    source, target = net().eval(), net().eval()
+    for layer in (target.c0, target.c1, target.c2):
+        nn.init.zeros_(layer.weight)
+    images = randn(2, 3, 9, 9)
+    assert dpnn_bridge.port(source, target, images).equal
+    target.b1.eps = 1e-4
+    report = dpnn_bridge.port(source, target, images)
+    assert not report.equal
+    assert report.first is not None
+    assert (report.first.layer, report.first.reason) == (
+        "b1",
+        "batch norm (running statistics): eps 0.0001 here, 0.001 in the source",
+    )
