@@ -137,7 +137,10 @@ class Matching:
                 position, at = retry, star
             else:
                 return False
-        return pattern.count("*", at) == len(pattern) - at
+        while pattern[at : at + 1] == "*":
+            self.take(1)
+            at += 1
+        return at == len(pattern)
 
 
 def read_known_differences(path: str | os.PathLike[str]) -> list[KnownDifference]:

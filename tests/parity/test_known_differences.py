@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import time
 import tracemalloc
 from dataclasses import replace
 from functools import cache
@@ -27,7 +28,13 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import T7LimitError
 from dpnn_bridge.objects import LuaTable, LuaTensor
 from dpnn_bridge.parity import verification
-from dpnn_bridge.parity.known_differences import KnownDifference, known_reasons, mark_known, read_known_differences
+from dpnn_bridge.parity.known_differences import (
+    KnownDifference,
+    Matching,
+    known_reasons,
+    mark_known,
+    read_known_differences,
+)
 from dpnn_bridge.parity.verify import verify
 
 #: the script that writes the table by verdict
@@ -251,3 +258,11 @@ def test_each_entry_counts_however_short_its_patterns_are(compared: tuple[str, .
     with pytest.raises(T7LimitError):
         mark_known([Difference("k", np.inf, 0.0)] * 600, known, "x")
     mark_known([Difference("k", np.inf, 0.0)] * 60, known, "x")
+
+
+def test_the_rest_of_a_pattern_is_not_searched() -> None:
+    matching, pattern = Matching(), "?" * 12 + "*?" * 2_000_000
+    start = time.process_time()
+    assert not any(matching.matches("output[1000]", pattern) for _ in range(2000))
+    assert time.process_time() - start < 2  # it took 20
+    assert matching.matches("output", "output" + "*" * 1000)
