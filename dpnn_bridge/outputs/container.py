@@ -200,23 +200,24 @@ def _rebuild(
     module = ctx.to_torch(graph.root)
     ctx.finish()
     _name_children(module, graph.names, source)
-    parameters = dict(module.named_parameters())
-    for name in graph.frozen:
-        if name in parameters:  # a module that was a placeholder may have other parameters now
-            parameters[name].requires_grad_(False)
+    former = tuple(f"{name}." if name else "" for name in graph.unmapped)  # may have other parameters now
+    frozen = graph.frozen
+    for name, parameter in module.named_parameters() if frozen is not None else ():
+        if parameter.is_floating_point() and not name.startswith(former):
+            parameter.requires_grad_(name not in frozen)  # type: ignore[operator]
     ctx.report.metadata = metadata
     return module, ctx.report, graph.flat, with_placeholders(module, graph.unmapped, state_dict)
 
 
 def _optional_parts(module: nn.Module) -> dict[str, Any]:
-    """Return ``flat``, ``unmapped``, ``names`` and ``frozen`` of a graph, without the empty ones."""
+    """Return ``frozen`` of a graph, and ``flat``, ``unmapped`` and ``names`` if they are not empty."""
     unmapped = [name for name, part in module.named_modules() if isinstance(part, Placeholder)]
     sequences = {name: part for name, part in module.named_modules() if isinstance(part, nn.Sequential)}
     children = {path: [n for n, m in part._modules.items() if m is not None] for path, part in sequences.items()}
     names = {path: own for path, own in children.items() if own != [str(i) for i in range(len(own))]}
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-    found = {"flat": stored_places(module), "unmapped": unmapped, "names": names, "frozen": frozen}
-    return {name: value for name, value in found.items() if value}
+    found = {"flat": stored_places(module), "unmapped": unmapped, "names": names}
+    return {name: value for name, value in found.items() if value} | {"frozen": frozen}
 
 
 def _name_children(module: nn.Module, names: dict[str, list[str]], source: str) -> None:

@@ -36,7 +36,8 @@ class Decoded(NamedTuple):
         root: the Lua value.
         mapped_by: ``id`` of Lua objects -> the user's mapping or Lua file that converts them.
         flat: the part ``flat`` of the graph, unchecked.
-        unmapped, names, frozen: the parts of the graph with these names.
+        unmapped, names, frozen: the parts of the graph with these names; frozen is None in files of older versions that
+            have no such part.
     """
 
     root: Any
@@ -44,7 +45,7 @@ class Decoded(NamedTuple):
     flat: Any
     unmapped: list[str]
     names: dict[str, list[str]]
-    frozen: list[str]
+    frozen: frozenset[str] | None
 
 
 def decode(text: Any, constants: Any, state_dict: Any) -> Decoded:
@@ -64,9 +65,10 @@ def decode(text: Any, constants: Any, state_dict: Any) -> Decoded:
         raise GraphError("the JSON is nested too deeply") from None
     nodes = _of(_of(graph, dict, "the graph").get("nodes"), list, "nodes")
     decoder = _Decoder(nodes, _of(constants, list, "constants"), _of(state_dict, dict, "state_dict"))
-    unmapped, frozen = (
+    unmapped, listed = (
         [_text(name) for name in _of(graph.get(part, []), list, part)] for part in ("unmapped", "frozen")
     )
+    frozen = frozenset(listed) if "frozen" in graph else None
     names = {
         path: [_text(name) for name in _of(children, list, "names")]
         for path, children in _of(graph.get("names", {}), dict, "names").items()

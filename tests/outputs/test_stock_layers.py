@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import FIXTURES
 from pytorch_layers import LAYERS, LOSSES, REFUSED, WITH_EXAMPLE
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
@@ -258,3 +259,13 @@ def test_another_layer_may_have_an_empty_buffer(suffix: str, tmp_path: Path) -> 
     """The buffer of ``nn.Balance`` is empty until the layer runs in training mode."""
     dpnn_bridge.save(tmp_path / f"m{suffix}", nn.Sequential(Balance(3)))
     assert [b.numel() for b in dpnn_bridge.load(tmp_path / f"m{suffix}").buffers()] == [0]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_parameters_that_their_class_freezes_may_be_trained(suffix: str, tmp_path: Path) -> None:
+    file = min((FIXTURES / "nn" / "nn.SpatialSubtractiveNormalization").glob("*.t7"))
+    net = dpnn_bridge.to_torch(dpnn_bridge.read_t7(file)["module"])
+    for trained in (True, False):
+        net.requires_grad_(trained)
+        dpnn_bridge.save(tmp_path / f"net{suffix}", net)
+        assert {p.requires_grad for p in dpnn_bridge.load(tmp_path / f"net{suffix}").parameters()} == {trained}
