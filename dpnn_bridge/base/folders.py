@@ -7,7 +7,6 @@ power failure, it is removed when the next temporary folder is created beside it
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -19,13 +18,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dpnn_bridge.base.folder_locks import NAME, opened
 from dpnn_bridge.base.reading import causing_disk_error, retry_eagain
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError
 
 if sys.platform != "win32":  # on Windows, folders of killed programs remain
     import fcntl
 
-_NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 _lock = threading.RLock()  # a signal may interrupt the thread that holds it
@@ -86,35 +85,18 @@ def _is_in_temporary(name: object, parent: Path) -> bool:
     if not isinstance(name, (str, os.PathLike)):
         return False
     path = Path(name)
-    return any(p.parent == parent and _NAME.fullmatch(p.name) for p in (path, *path.parents))
+    return any(p.parent == parent and NAME.fullmatch(p.name) for p in (path, *path.parents))
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a folder has the name of a temporary folder and no program locks it. It need not exist."""
-    if sys.platform == "win32" or not _NAME.fullmatch(folder.name) or folder in _folders:
+    """Return whether a folder has the name of a temporary folder and no program owns it. It need not exist."""
+    if sys.platform == "win32" or not NAME.fullmatch(folder.name) or folder in _folders:
         return False
     try:
-        with _opened(folder) as is_free:
+        with opened(folder, shared=True) as is_free:
             return is_free
     except OSError:
         return True
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[bool]:
-    """Open and lock a folder for the ``with`` block; yield whether the lock succeeded."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a pipe would be waited for
-    try:
-        yield _can_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _can_lock(descriptor: int) -> bool:
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def _make_folder(parent: Path) -> Path:
@@ -227,8 +209,8 @@ def remove_abandoned(parent: Path) -> None:
     if len(entries) >= _MANY:
         _searches_to_skip[parent] = len(entries) // _MANY
     for entry in entries:
-        if _NAME.fullmatch(entry.name) and Path(entry.path) not in _folders:
-            with suppress(OSError, RecursionError), _opened(Path(entry.path)) as is_free:  # others may create it
+        if NAME.fullmatch(entry.name) and Path(entry.path) not in _folders:
+            with suppress(OSError, RecursionError), opened(Path(entry.path)) as is_free:  # others may create it
                 if is_free:
                     shutil.rmtree(entry.path)  # ends at the first error
 

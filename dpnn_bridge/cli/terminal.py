@@ -27,6 +27,7 @@ from dpnn_bridge.base.atomic import imported_files, protecting
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
+from dpnn_bridge.base.folder_locks import keep_folders_of
 from dpnn_bridge.base.folders import Terminated
 from dpnn_bridge.base.reading import DISK_ERRORS
 from dpnn_bridge.base.remote import input_place, location_of
@@ -273,26 +274,25 @@ def piped(source: Any) -> Any:
 
 
 def protect_inputs(*inputs: Any) -> None:
-    """Prevent the running command from replacing one of its inputs.
+    """Prevent the running command from replacing or removing one of its inputs.
 
     Args:
-        *inputs: Files that the command reads, ``-`` for stdin. The shards of an index and the external data of a
-            ``.onnx`` are added. Values that are no files, such as the shape of an input, are ignored.
+        *inputs: Files that the command reads, with their shards and external data; ``-`` for stdin. Others are ignored.
     """
     found = [input_place("/dev/stdin" if name == "-" else name) for name in inputs]
-    urls = [place for place in found if isinstance(place, str)]
-    files = [place for place in found if isinstance(place, Path) and os.path.isfile(place)]
-    parts = []
+    paths = [place for place in found if isinstance(place, Path)]
+    files, parts = list(filter(os.path.isfile, paths)), []
     for file in files:
         if file.name.endswith(INDEX):
             with suppress(DpnnBridgeError):  # the reader reports the error
                 parts += shards_of(file)
         elif file.suffix == ".onnx":
             parts += external_files(file)
-    kept = FileSet([*files, *parts, *urls])
+    kept = FileSet([*files, *parts, *(place for place in found if isinstance(place, str))])
     if (source := find_stdout(kept)) is not None:
         raise OutputError(f"stdout is the input {source}, which is never replaced; redirect it to another file")
-    click.get_current_context().with_resource(protecting(lambda: kept))
+    for resource in (protecting(lambda: kept), keep_folders_of(*paths, *parts)):
+        click.get_current_context().with_resource(resource)
 
 
 def accept_only(form: str, *names: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.folder_locks import keep_folders_of
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
@@ -109,6 +110,7 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
                 download(_address_of(shard.name, origin), shard)
         elif isinstance(origin, os.PathLike):
             path = Path(origin)
+            stack.enter_context(keep_folders_of(path))
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
             path = _copy(opened, folder() / _base(name))

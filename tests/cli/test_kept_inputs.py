@@ -361,6 +361,31 @@ def test_nothing_is_written_where_it_would_be_removed(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.pt"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there, no temporary folder of another program is removed")
+@pytest.mark.parametrize(
+    "arguments", ["IN.t7 o.pt", "ALIAS.t7 o.pt", "a.t7 ALIAS.t7 --out-dir d", "a.t7 o.pt --lua IN.lua"]
+)
+def test_a_folder_of_an_input_is_not_removed(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it has the name of a temporary folder, from which someone may rescue a file."""
+    monkeypatch.chdir(tmp_path)
+    inside, other = Path(".dpnn-0123456789abcdef"), Path(".dpnn-00000000000000ff")
+    dpnn_bridge.write_t7("a.t7", nn.Sequential(nn.Linear(2, 2)))
+    other.mkdir()
+    inside.mkdir()
+    (inside / "m.t7").write_bytes(Path("a.t7").read_bytes())
+    (inside / "m.lua").write_text("require 'nn'")
+    Path("alias.t7").symlink_to(inside / "m.t7")
+    given = arguments.replace("IN", str(inside / "m")).replace("ALIAS", "alias")
+    result = CliRunner().invoke(convert_command, given.split())
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in inside.iterdir()) == ["m.lua", "m.t7"]
+    assert not other.exists() or "out-dir" in arguments
+    dpnn_bridge.convert(inside / "m.t7", "api.pt")
+    assert (inside / "m.t7").exists()
+    result = CliRunner().invoke(convert_command, ["a.t7", str(inside / "out.pt"), "--lua", str(inside / "m.lua")])
+    assert (result.exit_code, "has the name of a temporary folder" in result.stderr) == (6, True)
+
+
 @pytest.mark.parametrize("arguments", TWICE)
 def test_two_outputs_are_never_one_file(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
