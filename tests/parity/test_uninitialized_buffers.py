@@ -9,9 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
+from dpnn_bridge.errors import ConversionLimitError, LuaBridgeError
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.parity.new_memory import new_memory
 
 #: writes the first column of `scratch` and the first elements of `larger`; computes `derived` from all elements of
 #: `scratch`; writes all elements of `written`
@@ -109,3 +112,15 @@ return small:sum(), grown:sum(), large:mean(), torch.LongTensor(4):sum(), torch.
 """
     assert tuple(bridge.execute(code)) == (18, 12, 3, 12, 3)
     assert bridge.fill_new_memory(None) == 3.0
+
+
+def test_a_sandbox_that_ended_hides_no_error() -> None:
+    """Reading an answer may exceed a limit of the run, and then the process ends."""
+    bridge, limits = LuaBridge(sandbox=True), ResourceLimits()
+    limits.steps = 1000
+    code = "local t = {} for i = 1, 1000 do t[i] = torch.ones(1) end return t"
+    limited = pytest.raises(ConversionLimitError, match="takes more than")
+    with limited, new_memory([bridge], 0.0), ResourceLimitMode(limits):
+        bridge.execute(code)
+    with pytest.raises(LuaBridgeError, match="has ended"):
+        bridge.execute("return 1")
