@@ -58,6 +58,22 @@ def test_a_sum_that_overwrites_the_input_of_all_branches() -> None:
     assert notes(block(lua("nn.Sequential", identity, lua("nn.Tanh")), lua("nn.Tanh"))) == []
 
 
+def test_a_branch_that_overwrites_the_gradient_of_the_next_ones() -> None:
+    def found(*branches: LuaObject, inplace: bool = True) -> list[str]:
+        table = lua("nn.ConcatTable", *branches)
+        model = lua("nn.Sequential", lua("nn.Tanh"), table, lua("nn.CAddTable", inplace=inplace))
+        given = convert_object(model, Options())[1].notes
+        return [note.split(": ")[1].split(". ")[0] for note in given if "overwrite the gradient" in note]
+
+    identity, body = lua("nn.Identity"), lua("nn.Sequential", lua("nn.Tanh"), relu(), lua("nn.Identity"))
+    assert found(body, identity) == ["modules[2].modules[1] (nn.ReLU)"]
+    assert found(identity, body) == []  # the last branch
+    assert found(body, identity, inplace=False) == []
+    assert found(lua("nn.Sequential", relu(), lua("nn.Tanh")), identity) == []
+    constant = lua("nn.AddConstant", inplace=True, constant_scalar=1)
+    assert found(lua("nn.Sequential", lua("nn.Tanh"), constant), identity) == []  # whose gradient stays
+
+
 def test_a_table_that_many_sums_follow_is_looked_at_a_few_times() -> None:
     class Counted(LuaTable):
         read = 0

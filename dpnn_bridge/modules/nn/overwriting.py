@@ -105,13 +105,37 @@ def note_branches(obj: LuaObject, ctx: TorchContext) -> None:
 
 
 def note_shortcuts(obj: LuaObject, ctx: TorchContext) -> None:
-    """Add a note about sums that overwrite the input of all branches, which the first branch returns as it is."""
+    """Add notes about in-place sums of branches.
+
+    They overwrite the input of all branches if the first branch returns the input as it is. Backward, they give all
+    branches one tensor, which an in-place layer at the end of a branch overwrites before the next branches read it.
+    """
     modules = obj["modules"].as_list() if _has_modules(obj) else []
-    found = []
+    found, last = [], []
     for number, (table, layer) in enumerate(pairwise(modules), 2):
-        if _returns_input_first(table) and (overwriter := _overwriter(layer)) is not None:
+        overwriter = _overwriter(layer)
+        if overwriter is None or not isinstance(table, LuaObject) or table.class_name != "nn.ConcatTable":
+            continue
+        if _returns_input_first(table):
             found.append((f"modules[{number}]", overwriter))
+        if overwriter.class_name == "nn.CAddTable" and _has_modules(table):
+            ends = [
+                (f"modules[{number - 1}].modules[{i}]", _last(b)) for i, b in enumerate(table["modules"].as_list(), 1)
+            ]
+            last += [f"{path} ({end.class_name})" for path, end in ends[:-1] if end is not None]
     _note(ctx, found)
+    if last:
+        ctx.note(
+            "in Torch7, the in-place layers at the end of these branches overwrite the gradient of the next branches: "
+            f"{', '.join(last[:_MAX_NAMES] + ['…'] * (len(last) > _MAX_NAMES))}. Gradients may differ from Torch7's"
+        )
+
+
+def _last(obj: Any) -> LuaObject | None:
+    """Return the last layer inside a branch if it overwrites its gradient in place, else None."""
+    parts = [part for part in _parts(obj) if not isinstance(part, LuaObject) or part.class_name not in _ALIASES]
+    layer = _overwriter(parts[-1]) if parts else None
+    return None if layer is None or layer.class_name == "nn.AddConstant" else layer
 
 
 def _returns_input_first(obj: Any) -> bool:
