@@ -63,7 +63,7 @@ def test_a_branch_that_overwrites_the_gradient_of_the_next_ones() -> None:
         table = lua("nn.ConcatTable", *branches)
         model = lua("nn.Sequential", lua("nn.Tanh"), table, lua("nn.CAddTable", inplace=inplace))
         given = convert_object(model, Options())[1].notes
-        return [note.split(": ")[1].split(". ")[0] for note in given if "overwrite the gradient" in note]
+        return [note.split(": ")[-1].split(". ")[0] for note in given if "overwrite the gradient" in note]
 
     identity, body = lua("nn.Identity"), lua("nn.Sequential", lua("nn.Tanh"), relu(), lua("nn.Identity"))
     assert found(body, identity) == ["modules[2].modules[1] (nn.ReLU)"]
