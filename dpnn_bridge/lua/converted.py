@@ -39,11 +39,13 @@ _BY_OUTPUT: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     "nn.SoftPlus": lambda m, y: torch.where(y * m.beta > m.threshold, 1, -torch.expm1(-y * m.beta)),
     "nn.Sqrt": lambda m, y: torch.where(y == 0, 0, 0.5 / y),
 }
-#: other classes whose backward pass uses the output: as PyTorch modules they need the output of the same input
+#: classes whose backward pass uses the output and the input, also in PyTorch
+_FROM_BOTH = frozenset(("nn.PairwiseDistance",))
+#: classes whose backward pass uses the output only in Torch7
 _NEEDS_OUTPUT = frozenset(
     f"nn.{name}"
     for name in (
-        *("Cosine", "Euclidean", "FeatureLPPooling", "PairwiseDistance", "SpatialCrossMapLRN", "WeightedEuclidean"),
+        *("Cosine", "Euclidean", "FeatureLPPooling", "SpatialCrossMapLRN", "WeightedEuclidean"),
         *("ReinforceBernoulli", "ReinforceCategorical", "ReinforceGamma", "ReinforceNormal"),
     )
 )
@@ -140,31 +142,25 @@ class ConvertedModules:
         module, inputs = self._module(obj, name), [x, other] if has_target and other is not None else [x]
         if state is None or not ((name in FROM_OUTPUT and state.has_size(inputs)) or state.fits(module, inputs)):
             state = self._run(module, inputs)
-        if name in FROM_OUTPUT or name in _NEEDS_OUTPUT:
-            self._use_output(state, obj, name)
+        elif name in _NEEDS_OUTPUT and self._changed_output(state, obj) is not None:
+            raise LuaBridgeError(
+                "the layer has changed its field output, from which Torch7 computes the gradient; this requires the "
+                "Lua source of the class: add a checkout of its package to lua_path"
+            )
+        if name in FROM_OUTPUT | _FROM_BOTH and (changed := self._changed_output(state, obj)) is not None:
+            state.output.data.copy_(changed)  # type: ignore[union-attr]
         state.backward(None if has_target else other)
         y, derivative = state.output, _BY_OUTPUT.get(name)
         if derivative is not None and isinstance(y, torch.Tensor) and isinstance(other, torch.Tensor):
             state.input.grad = derivative(state.module, y.detach()) * other.reshape(y.shape)
         return state
 
-    def _use_output(self, state: _State, obj: Any, name: str) -> None:
-        """Use the object's output, which Lua may have changed since the forward pass, for the backward pass.
-
-        Raises:
-            LuaBridgeError: the output has changed, and the PyTorch module of the class does not use the output.
-        """
+    def _changed_output(self, state: _State, obj: Any) -> torch.Tensor | None:
+        """Return the object's output if it is another one than that of a forward pass, else None."""
         handle, own = self.runtime.bridge["handle"](obj["output"]), state.output
         if not isinstance(handle, Tensor) or not isinstance(own, torch.Tensor) or own.dtype != handle.t.dtype:
-            return
-        if handle.t.shape != own.shape or same_bits(handle.t, own):
-            return
-        if name in _NEEDS_OUTPUT:
-            raise LuaBridgeError(
-                "Torch7 computes the gradient from the field output, which is not the result for this input; this "
-                "requires the Lua source of the class: add a checkout of its package to lua_path"
-            )
-        own.data.copy_(handle.t)
+            return None
+        return None if handle.t.shape != own.shape or same_bits(handle.t, own) else handle.t
 
     def gradient(self, state: _State) -> Any:
         """Return the gradient of the input."""

@@ -39,7 +39,7 @@ _USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"
 _IF_ONCE = frozenset(
     f"nn.{name}"
     for name in (
-        *("ConcatTable", "ParallelTable", "CAddTable", "JoinTable", "LookupTable", "Dropout", "SpatialMaxPooling"),
+        *("ConcatTable", "CAddTable", "JoinTable", "LookupTable", "Dropout", "SpatialMaxPooling"),
         *("SpatialAveragePooling", "BatchNormalization", "SpatialBatchNormalization"),
     )
 )

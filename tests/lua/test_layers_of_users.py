@@ -76,21 +76,32 @@ def test_a_parent_differentiates_the_output_that_a_layer_changed_as_torch7_does(
     torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=0)
 
 
-def test_a_gradient_from_an_output_that_only_torch7_has_is_an_error() -> None:
-    bridge = LuaBridge()
-    bridge.execute("""
+def layer_of(bridge: LuaBridge, parent: str, fields: str) -> LuaModule:
+    bridge.execute(f"""
         require 'nn'
-        my = my or {}
-        local class, parent = torch.class('my.Distance', 'nn.PairwiseDistance')
+        my = my or {{}}
+        local class, parent = torch.class('my.Scaled', 'nn.{parent}')
         function class:updateOutput(x) parent.updateOutput(self, x); self.output:mul(2); return self.output end
     """)
-    layer = bridge.execute("""
-        local layer = torch.factory('my.Distance')()
-        layer.norm, layer.gradInput = 2, {torch.Tensor(), torch.Tensor()}
-        layer.output, layer.diff = torch.Tensor(1), torch.Tensor()
-        return layer
-    """)
-    inputs = [torch.ones(2, 3, dtype=torch.float64).requires_grad_(), torch.zeros(2, 3, dtype=torch.float64)]
-    output = LuaModule(bridge, layer)(inputs)
+    return LuaModule(bridge, bridge.execute(f"local m = torch.factory('my.Scaled')(); {fields}; return m"))
+
+
+def test_a_gradient_from_an_output_that_only_torch7_has_is_an_error() -> None:
+    fields = "m.output, m.gradInput = torch.Tensor(), torch.Tensor()"
+    fields += "; m.weight, m.gradWeight = torch.ones(2, 3), torch.zeros(2, 3)"
+    layer = layer_of(LuaBridge(), "Cosine", fields)
+    output = layer(torch.ones(4, 3, dtype=torch.float64, requires_grad=True))
     with pytest.raises(LuaBridgeError, match="add a checkout of its package to lua_path"):
         output.sum().backward()
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_a_distance_is_differentiated_from_its_changed_output(norm: int) -> None:
+    fields = f"m.norm, m.output, m.diff = {norm}, torch.Tensor(1), torch.Tensor()"
+    fields += "; m.gradInput = {torch.Tensor(), torch.Tensor()}"
+    layer = layer_of(LuaBridge(), "PairwiseDistance", fields)
+    x = torch.tensor([[3.0, -4.0]], dtype=torch.float64, requires_grad=True)
+    output = layer([x, torch.zeros(1, 2, dtype=torch.float64)])
+    output.sum().backward()
+    expected = x.detach().sign() if norm == 1 else x.detach() / 10  # Torch7 divides by the output, here 2 * 5
+    torch.testing.assert_close(x.grad, expected)
