@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
@@ -31,6 +30,8 @@ _USES_INPUT = frozenset(
         *("HardTanh", "Clamp", "Abs", "Square", "MulConstant", "AddConstant"),
     )
 )
+#: those whose gradInput is their gradOutput
+_SAME_GRADIENT = frozenset(("nn.Identity", "nn.View", "nn.Reshape", "nn.AddConstant"))
 #: classes whose backward pass uses the output: the buffer of the last use
 _USES_OUTPUT = frozenset(f"nn.{name}" for name in ("Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp"))
 #: classes whose gradients of weights in Torch7 use the input of the last use, unfolded in a buffer
@@ -96,6 +97,8 @@ class OneBuffer:
         known = {m for m in modules if _name(m) in names and not getattr(m, "inplace", False)}
         if not known.issuperset(repeated) or not all(m in known or _name(m) in _IF_ONCE for m in modules):
             return None
+        if any(m._parameters for m in repeated) and any(_name(m) in _SAME_GRADIENT for m in modules):
+            return None  # Torch7 may write into the gradient that it reads
         try:
             with _one_memory(modules, repeated):
                 return {d.name: d for d in run(model)}
@@ -133,6 +136,27 @@ def _name(module: nn.Module) -> str:
     return registry.mapping_of(module).name_of(module) if record is None else record.class_name
 
 
+class _FromInput(torch.autograd.Function):
+    """The result of a module whose gradients are those for the input that is in memory in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, forward: Callable[[Tensor], Tensor], output: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.run, ctx.inputs = forward, inputs
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        x, *parameters = ctx.inputs
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            output = ctx.run(x)
+        trained = [x, *(p for p in parameters if p.requires_grad)]
+        found = dict(
+            zip(map(id, trained), torch.autograd.grad(output, trained, gradients, allow_unused=True), strict=True)
+        )
+        return None, None, *(found.get(id(t)) for t in (x, *parameters))
+
+
 @contextmanager
 def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> Iterator[None]:
     """Let all uses of a repeated module return one memory, which other modules and its own backward pass read later.
@@ -162,8 +186,8 @@ def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> 
         return (in_memory(module, "input", args[0]),) if _name(module) in _USES_LAST_INPUT else None
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(module, nn.ReLU):
-            output = functional.threshold(args[0], 0, 0)  # its derivative is one of the input
+        if _name(module) in _USES_INPUT and not module._modules:
+            output = _FromInput.apply(module.forward, output.detach(), args[0], *module.parameters())
         if module not in several:
             return output
         if _name(module) in _USES_OUTPUT:  # autograd has stored the result
