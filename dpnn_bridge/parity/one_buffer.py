@@ -94,8 +94,10 @@ class OneBuffer:
         modules = list(model.modules())
         repeated = list({id(m): m for i in self._repeated for m in modules[i].modules()}.values())
         names = _USES_INPUT | _USES_OUTPUT | _USES_LAST_INPUT
-        known = {m for m in modules if _name(m) in names and not getattr(m, "inplace", False)}
+        known = {m for m in modules if _name(m) in names}
         if not known.issuperset(repeated) or not all(m in known or _name(m) in _IF_ONCE for m in modules):
+            return None
+        if any(map(_is_inplace, modules)):
             return None
         if any(m._parameters for m in repeated) and any(_name(m) in _SAME_GRADIENT for m in modules):
             return None  # Torch7 may write into the gradient that it reads
@@ -134,6 +136,11 @@ def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
 def _name(module: nn.Module) -> str:
     record = record_of(module)
     return registry.mapping_of(module).name_of(module) if record is None else record.class_name
+
+
+def _is_inplace(module: nn.Module) -> bool:
+    record = record_of(module)
+    return getattr(module, "inplace", False) is True or (record is not None and record.fields.get("inplace") is True)
 
 
 class _FromInput(torch.autograd.Function):
