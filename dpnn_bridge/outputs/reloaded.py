@@ -13,9 +13,12 @@ from dpnn_bridge.conversion.placeholder import Placeholder, bridges_of
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError
 from dpnn_bridge.outputs.attributes import changed_attributes
 
-#: attributes that do not change results: sizes, which the tensors determine, and whether gradients are sparse
-_WITHOUT_EFFECT = frozenset(
-    ("in_features", "out_features", "num_embeddings", "embedding_dim", "num_parameters", "num_features", "sparse")
+#: attributes that are not compared: sizes and dtypes, which follow from the tensors, and whether gradients are sparse
+_NOT_COMPARED = frozenset(
+    [
+        *("in_features", "out_features", "num_embeddings", "embedding_dim", "num_parameters", "num_features"),
+        *("dtype", "sparse"),
+    ]
 )
 
 
@@ -134,7 +137,7 @@ def _check_settings(module: nn.Module, again: nn.Module) -> None:
         if found is None or type(found) is not type(wanted) or isinstance(wanted, Placeholder):
             continue
         for name in changed_attributes(wanted, found):
-            if name in vars(found) and name not in _WITHOUT_EFFECT:
+            if name in vars(found) and name not in _NOT_COMPARED:
                 value, kind = getattr(wanted, name), type(wanted).__name__
                 raise ConversionError(
                     f"its {name} is {value!r}, and would be {vars(found)[name]!r} in the file, because its Lua class "
