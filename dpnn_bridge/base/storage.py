@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def storage_id(tensor: Tensor) -> int:
@@ -23,6 +23,11 @@ def storage_elements(tensor: Tensor) -> int:
 def memory_of(tensor: Tensor) -> tuple[Any, ...]:
     """Return a key that is equal for tensors with the same elements in memory, in the same arrangement."""
     return storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def one_parameter(tensor: Tensor) -> tuple[Any, ...]:
+    """Return a key that is equal for tensors on one memory that one parameter, or one buffer, can replace."""
+    return *memory_of(tensor), isinstance(tensor, nn.Parameter), tensor.requires_grad
 
 
 def own_copy(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import with_layer
 from dpnn_bridge.base.graph import values_in, without_entries
-from dpnn_bridge.base.storage import memory_of
+from dpnn_bridge.base.storage import one_parameter
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
@@ -354,7 +354,7 @@ class LuaConversion(LuaContext):
         number = record.gradients.get(name, 0) if gradient and record else 0
         if number:  # PyTorch has one gradient for the shared parameter; it is written into gradient 0
             value = torch.zeros_like(value)
-        key = (id(tensor) if gradient else memory_of(tensor), spec.layout, kind, gradient, number)
+        key = (id(tensor) if gradient else one_parameter(tensor), spec.layout, kind, gradient, number)
         shape = tuple(value.shape)
         place = record.places.get(fields.grad_field(name, spec) if gradient else name) if record else None
         flat = self._flat.find(place, tensor) if self._flat and place and value.numel() == place.size else None

@@ -280,3 +280,13 @@ def test_other_entries_of_a_checkpoint_keep_their_indices(tmp_path: Path) -> Non
     }
     dpnn_bridge.write_t7(tmp_path / "c.t7", LuaTable(table))
     assert dpnn_bridge.load_checkpoint(tmp_path / "c.t7").rest == {"steps": {1: "a", 3: "b"}}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py"])
+def test_a_frozen_view_of_a_parameter_stays_frozen(suffix: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Tanh(), nn.Linear(3, 3, bias=False))
+    model[2].weight = nn.Parameter(model[0].weight.data, requires_grad=False)
+    dpnn_bridge.save(tmp_path / f"m{suffix}", model)
+    file = tmp_path / f"m{suffix}"
+    again = runpy.run_path(str(file))["build"]() if suffix == ".py" else dpnn_bridge.load(file)
+    assert [p.requires_grad for p in again.parameters()] == [True, False]

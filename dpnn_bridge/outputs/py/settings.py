@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge.base.storage import memory_of
+from dpnn_bridge.base.storage import one_parameter
 from dpnn_bridge.conversion.ties import Tie
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
@@ -121,10 +121,10 @@ def _sharing(pairs: list[Pair]) -> Iterator[Setting]:
     for path, wanted, fresh in pairs:
         for name, tensor in tensors(wanted).items():
             other = getattr(fresh, name, None)
-            expression, shared = first.setdefault(memory_of(tensor), (f"{path}.{name}", other))
+            expression, shared = first.setdefault(one_parameter(tensor), (f"{path}.{name}", other))
             if shared is not other:
                 yield Setting(wanted, f"{path}.{name} = {expression}")
-            elif other is not None and memory_of(owners.setdefault(id(other), tensor)) != memory_of(tensor):
+            elif other is not None and one_parameter(owners.setdefault(id(other), tensor)) != one_parameter(tensor):
                 own = "nn.Parameter({}.detach().clone())" if isinstance(tensor, nn.Parameter) else "{}.clone()"
                 yield Setting(wanted, f"{path}.{name} = {own.format(f'{path}.{name}')}")
 
