@@ -22,6 +22,8 @@ from dpnn_bridge.porting.values import Fingerprint, matching_rows
 
 #: maximum numbers of pieces, of orders to try, of selections of concatenated layers, and of parts of one layer
 _MAX_PIECES, _MAX_ORDERS, _MAX_SELECTIONS, _MAX_PARTS = 12, 500, 64, 4
+#: the same for parts into which a network divides a layer, which are mostly in the right order
+_MAX_DIVIDED = 6
 #: maximum number of steps in the search for layers that have a number of outputs together
 _MAX_STEPS = 20_000
 #: orders of gates in common libraries, which are tried before other orders
@@ -119,7 +121,7 @@ def of_pieces(event: Event, source: Source, sizes: tuple[int, ...]) -> Iterator[
         return
     divided = list(_divided(source, event.rows_in(form), form))
     for parts in dict.fromkeys(((sum(sizes),), sizes)):
-        yield from _selected(event, form, [p for p in divided if p.size in parts], parts)
+        yield from islice(_selected(event, form, [p for p in divided if p.size in parts], parts), _MAX_DIVIDED)
     pieces = [p for size in dict.fromkeys(sizes) for p in _pieces(source, event.rows_in(form), form, size)]
     yield from _selected(event, form, pieces, sizes)
     if len(sizes) == 1:
@@ -237,10 +239,11 @@ def interleaved(event: Event, source: Source, parts: list[Part]) -> Iterator[Ass
         return
     rows, sizes = event.rows_in(form), tuple(map(len, parts))
     own = [p for size in dict.fromkeys(sizes) for p in _pieces(source, rows, form, size)]
+    own.sort(key=lambda p: p.count)  # complete layers first
     layers = [*own, *(p for p in _divided(source, rows, form) if p.size in sizes)][:_MAX_PIECES]
     order = torch.tensor([i for part in parts for i in part]).argsort()
     fitting = (c for c in permutations(layers, len(parts)) if tuple(p.size for p in c) == sizes)
-    for chosen in islice(fitting, _MAX_SELECTIONS):
+    for chosen in islice(fitting, _MAX_DIVIDED):
         yield _assigned(event, form, chosen, None, order)
 
 
