@@ -21,9 +21,11 @@ def keep_folders_of(*inputs: Path) -> Iterator[None]:
     """Keep temporary folders of killed programs that contain an input: lock them for the ``with`` block."""
     with ExitStack() as stack:
         if sys.platform != "win32":
-            places = {p for path in inputs for p in (Path(os.path.abspath(path)), Path(os.path.realpath(path)))}
+            places = set[Path]()
+            with suppress(OSError, ValueError):  # no name of a file, which the reader reports
+                places = {p for path in inputs for p in (Path(os.path.abspath(path)), Path(os.path.realpath(path)))}
             for folder in {f for place in places for f in (place, *place.parents) if NAME.fullmatch(f.name)}:
-                with suppress(OSError):  # the reader reports the error
+                with suppress(OSError, ValueError):
                     stack.enter_context(opened(folder, shared=True))
         yield
 

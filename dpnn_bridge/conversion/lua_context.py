@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.boundary import with_layer
 from dpnn_bridge.base.graph import values_in, without_entries
-from dpnn_bridge.base.storage import one_parameter
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import fields, lua_class, registry, tensors
 from dpnn_bridge.conversion.contexts import LuaContext
@@ -79,8 +78,8 @@ class LuaConversion(LuaContext):
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
-        self._is_inside = False
-        self._in_lua: set[int] = set()
+        self._is_inside, self._in_lua = False, set[int]()
+        self._firsts: dict[int, int] = {}
         self._copies: dict[tuple[Any, ...], list[nn.Module]] = {}
 
     def to_lua(self, module: nn.Module) -> LuaObject:
@@ -99,7 +98,7 @@ class LuaConversion(LuaContext):
     def _convert_model(self, root: nn.Module) -> LuaObject:
         self.root, self.inferred = root, None
         self._decide_types(root)
-        self._in_lua = with_gradient_in_lua(root)
+        self._in_lua, self._firsts = with_gradient_in_lua(root), tensors.firsts_on_memory(root)
         self._is_inside = True
         try:
             return self.to_lua(root)
@@ -354,7 +353,8 @@ class LuaConversion(LuaContext):
         number = record.gradients.get(name, 0) if gradient and record else 0
         if number:  # PyTorch has one gradient for the shared parameter; it is written into gradient 0
             value = torch.zeros_like(value)
-        key = (id(tensor) if gradient else one_parameter(tensor), spec.layout, kind, gradient, number)
+        identity = id(tensor) if gradient else self._firsts.get(id(tensor), id(tensor))
+        key = (identity, spec.layout, kind, gradient, number)
         shape = tuple(value.shape)
         place = record.places.get(fields.grad_field(name, spec) if gradient else name) if record else None
         flat = self._flat.find(place, tensor) if self._flat and place and value.numel() == place.size else None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dpnn_bridge.base.storage import one_parameter
 from dpnn_bridge.conversion.distributed import full
 from dpnn_bridge.conversion.fields import Field, get_tensor, record_of, resolve
 from dpnn_bridge.conversion.ties import tie_of
@@ -77,3 +78,9 @@ def field_value(module: nn.Module, name: str, spec: Field, *, gradient: bool = F
     record = record_of(module)
     shape = record.shapes.get(name) if record else None
     return tensor.reshape(shape) if shape and torch.Size(shape).numel() == tensor.numel() else tensor
+
+
+def firsts_on_memory(root: nn.Module) -> dict[int, int]:
+    """Return the ``id`` of each parameter and buffer -> ``id`` of the first one on the same memory."""
+    found: dict[tuple[object, ...], int] = {}
+    return {id(t): found.setdefault(one_parameter(t), id(t)) for t in (*root.parameters(), *root.buffers())}

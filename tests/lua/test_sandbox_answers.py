@@ -88,7 +88,7 @@ def test_a_state_that_does_not_fit_the_layer_is_one_error_everywhere(program: An
     bridge._ask = lambda operation, *_: state if operation == "state_of" else "nn.X"
     module = LuaModule(bridge, program._remote([3, "table", "nn.X"]))
     bridge._remote_tensors[3].clear()
-    for use in (module.float, lambda: module.obj):
+    for use in (module.double, lambda: module.obj):
         with pytest.raises(LuaBridgeError, match="reading a result of Lua"):
             use()
 
