@@ -14,11 +14,11 @@ from dpnn_bridge.errors import ConversionError, DpnnBridgeError
 from dpnn_bridge.outputs.attributes import changed_attributes
 
 #: attributes that are not compared: sizes and dtypes, which follow from the tensors, whether gradients are sparse, and
-#: an argument that no file has
+#: what no file has: an option of loading, and a size of one class
 _NOT_COMPARED = frozenset(
     [
         *("in_features", "out_features", "num_embeddings", "embedding_dim", "num_parameters", "num_features"),
-        *("dtype", "sparse", "image_size"),
+        *("dtype", "sparse", "index_base", "unk_index", "image_size"),
     ]
 )
 
@@ -65,9 +65,7 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
 
     has_placeholders = any(isinstance(part, Placeholder) for part in module.modules())
     lua: Any = {"fallback": in_lua, "overrides": overrides} if bridges else {}
-    found = (getattr(part, "index_base", None) for part in module.modules())
-    base: Any = min((n for n in found if isinstance(n, int)), default=1)  # no file has it
-    return Options(allow_unsupported=has_placeholders or "unknown", pending=pending, index_base=base, **lua)
+    return Options(allow_unsupported=has_placeholders or "unknown", pending=pending, **lua)
 
 
 def not_rebuilt(root: nn.Module, name: str, file: str) -> ConversionError:
