@@ -11,6 +11,7 @@ import inspect
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -128,7 +129,7 @@ def _attribute_difference(module: nn.Module, reference: nn.Module, complete: boo
     own = {name for name in vars(module) if complete and not name.startswith("_")} - ATTRIBUTES
     own -= reference._parameters.keys()  # a plain tensor in place of a parameter has its own message
     for name in [*vars(reference), *sorted(own - vars(reference).keys())]:
-        if name in _COMMON | unused or not (name in own or _is_plain(vars(reference)[name])):
+        if name in _COMMON | unused or not (name in own or is_plain(vars(reference)[name])):
             continue
         if inspect.isdatadescriptor(getattr(type(module), name, None)):
             continue  # a property of a subclass, which is refused by name
@@ -164,10 +165,11 @@ def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool) -
     return ""
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Return whether an attribute is a setting: a number, a string, a dtype, None, or a list of them."""
     if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
+from dpnn_bridge.conversion.stale import is_plain
 from dpnn_bridge.conversion.ties import ATTRIBUTES
 from dpnn_bridge.modules.nn.nngraph import GModule
 
@@ -25,12 +25,6 @@ def changed_attributes(wanted: nn.Module, fresh: nn.Module) -> Iterator[str]:
         is_setting = not name.startswith("_") and name not in NOT_COMPARED | SINGLE and is_plain(value)
         if is_setting and not _same(value, vars(fresh).get(name)):
             yield name
-
-
-def is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -151,7 +151,10 @@ def _divided(source: Source, rows: Tensor, form: Form) -> Iterator[Piece]:
     """Yield the parts, other than equal ones, into which the source divides the outputs of layers with these inputs."""
     for complete in _complete_layers(source, rows, form):
         layer, outputs = complete.layer, complete.size
-        for part in dict.fromkeys(p for e in layer.events for p in divisions(source.tape, e, outputs)):
+        if outputs not in layer.parts:
+            found = (p for e in layer.events for p in divisions(source.tape, e, outputs))
+            layer.parts[outputs] = list(dict.fromkeys(found))
+        for part in layer.parts[outputs]:
             size, start = len(part), part[0]
             equal = not (start % size or outputs % size) and part == tuple(range(start, start + size))
             if not equal or outputs // size > _MAX_PARTS:

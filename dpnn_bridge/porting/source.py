@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
+from dpnn_bridge.porting.divisions import Part
 from dpnn_bridge.porting.events import LINEAR, Event, Form, Weight, event_of
 from dpnn_bridge.porting.flow import addition_after, output_nodes, signature, through_views
 from dpnn_bridge.porting.tape import VIEWS, Node, Recorder, Tape, leaves
@@ -57,6 +58,7 @@ class Layer:
         forms: the forms in which the uses can be compared.
         pairs: form -> inputs and outputs of the uses, as rows.
         references: form -> the inputs, prepared for comparison.
+        parts: number of outputs -> the parts into which the source divides them.
     """
 
     index: int
@@ -73,6 +75,7 @@ class Layer:
     forms: tuple[Form, ...] = ()
     pairs: dict[Form, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     references: dict[Form, References] = field(default_factory=dict)
+    parts: dict[int, list[Part]] = field(default_factory=dict)
 
     @property
     def bias(self) -> Tensor | None:
@@ -100,6 +103,7 @@ class Layer:
         self.events.clear()
         self.pairs.clear()
         self.references.clear()
+        self.parts.clear()
 
     def inputs(self, form: Form) -> list[Tensor]:
         """Return the layer's inputs as rows of a form."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -17,6 +18,8 @@ import pytest
 import dpnn_bridge
 from dpnn_bridge.errors import T7FormatError, T7LimitError
 from dpnn_bridge.loaders import dumps, loads
+from dpnn_bridge.loaders.hash_flood import HashFloodGuard
+from dpnn_bridge.loaders.stream import LimitError
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs import pt_file
 from dpnn_bridge.outputs.decoded import GraphError, decode
@@ -74,6 +77,13 @@ def test_keys_that_collide(form: Callable[[list[int]], bytes]) -> None:
     with pytest.raises(T7LimitError, match="were chosen to collide"):
         loads(data)
     assert time.process_time() - start < SECONDS
+
+
+@pytest.mark.parametrize(("group", "refused"), [(16, False), (500, True)])
+def test_a_few_collisions_are_accepted(group: int, refused: bool) -> None:
+    keys = [i % (20_000 // group) + 7 + i // (20_000 // group) * (2**61 - 1) for i in range(20_000)]  # groups of a hash
+    with pytest.raises(LimitError) if refused else contextlib.nullcontext():
+        HashFloodGuard().check(dict.fromkeys(keys), 0)
 
 
 def test_keys_that_collide_in_a_pt(tmp_path: Path) -> None:

@@ -298,6 +298,11 @@ def test_the_process_has_no_privileges_and_no_secrets(shared: LuaBridge) -> None
         assert b"HOME" not in names
 
 
+@linux
+def test_ctrl_c_at_a_terminal_reaches_the_program_only(shared: LuaBridge) -> None:
+    assert os.getsid(shared._sandbox.pid) != os.getsid(0)
+
+
 # ---------------------------------------------------------------------- limits
 def test_a_single_element_of_any_stride_crosses(shared: LuaBridge) -> None:
     assert shared.execute("local x = ... return x:sum()", torch.arange(5.0).view(1, 5)[:, 3]) == 3

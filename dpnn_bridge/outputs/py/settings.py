@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import one_parameter
+from dpnn_bridge.conversion.stale import is_plain
 from dpnn_bridge.conversion.ties import Tie
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.batch_normalization import accept_single_samples
 from dpnn_bridge.modules.nn.nngraph import GModule
-from dpnn_bridge.outputs.attributes import SINGLE, changed_attributes, is_plain
+from dpnn_bridge.outputs.attributes import SINGLE, changed_attributes
 from dpnn_bridge.outputs.py.calls import literal
 
 #: attributes with the tied parameters of a module, in a generated program and in a converted model
