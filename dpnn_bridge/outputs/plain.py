@@ -28,8 +28,8 @@ def as_plain(value: Any) -> Any:
     Shared lists and dicts remain shared.
 
     Raises:
-        OptionError: a value is not plain data, contains itself, or is nested too deeply; or a key of a dict is neither
-            a number nor a string.
+        OptionError: a value is not plain data or is empty bytes, contains itself, or is nested too deeply; or a key of
+            a dict is neither a number nor a string.
     """
     done: dict[int, Any] = {}
     open_ids: set[int] = set()
@@ -40,6 +40,8 @@ def as_plain(value: Any) -> Any:
             return None
         for kind in _SCALARS:
             if isinstance(value, kind):
+                if kind is bytes and not value:
+                    raise OptionError("metadata=: torch.load(weights_only=True) refuses empty bytes; use None or ''")
                 return value if type(value) is kind else _base_value(kind, value)
         if isinstance(value, Tensor):
             return _tensor(value)

@@ -8,17 +8,18 @@ from typing import Any
 from torch import nn
 
 from dpnn_bridge.base.boundary import as_package_error
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder, bridges_of
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError
 from dpnn_bridge.outputs.attributes import changed_attributes
 
-#: attributes that are not compared: sizes and dtypes, which follow from the tensors, whether gradients are sparse, and
-#: what no file has: an option of loading, and a size of one class
+#: attributes that are not compared: sizes and dtypes, which follow from the tensors, whether gradients are sparse and
+#: whether memory is saved, and what no file has: an option of loading, and a size of one class
 _NOT_COMPARED = frozenset(
     [
         *("in_features", "out_features", "num_embeddings", "embedding_dim", "num_parameters", "num_features"),
-        *("dtype", "sparse", "index_base", "unk_index", "image_size"),
+        *("dtype", "sparse", "inplace", "index_base", "unk_index", "image_size"),
     ]
 )
 
@@ -127,7 +128,8 @@ def _check_settings(module: nn.Module, again: nn.Module) -> None:
     """Check that loaded modules have the settings of the written modules of the same name and class.
 
     A mapping writes the settings that its Lua class has. Others, such as the dilation of an ``nn.SpatialConvolution``,
-    may have been changed since the module was loaded.
+    may have been changed since the module was loaded. The Lua class of a layer that was created in PyTorch is chosen by
+    its settings; those that Lua expresses in another way, such as ``padding="same"``, are not compared.
 
     Raises:
         ConversionError: a setting differs.
@@ -136,6 +138,8 @@ def _check_settings(module: nn.Module, again: nn.Module) -> None:
     for path, wanted in _modules(module):
         found = loaded.get(path)
         if found is None or type(found) is not type(wanted) or isinstance(wanted, Placeholder):
+            continue
+        if record_of(wanted) is None and type(wanted).__module__.startswith("torch.nn."):
             continue
         for name in changed_attributes(wanted, found):
             if name in vars(found) and name not in _NOT_COMPARED:

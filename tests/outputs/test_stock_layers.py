@@ -212,6 +212,31 @@ def test_a_weight_that_is_a_buffer_does_not_become_a_parameter(suffix: str, tmp_
 def test_metadata_are_plain_data(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="metadata=: expected numbers"):
         dpnn_bridge.save(tmp_path / "m.pt", nn.Linear(3, 2), metadata={"of": object()})
+    with pytest.raises(OptionError, match="empty bytes"):
+        dpnn_bridge.save(tmp_path / "m.pt", nn.Linear(3, 2), metadata={"of": [b"a", b""]})
+
+
+SAVED = [
+    nn.ReLU(inplace=True),
+    nn.ELU(inplace=True),
+    nn.Dropout(inplace=True),
+    nn.Threshold(0.1, 0.0, inplace=True),
+    nn.PReLU(init=-0.2),
+    nn.Conv2d(3, 4, (1, 3), padding="same"),
+    nn.Conv3d(3, 4, 2, padding="valid"),
+    nn.AvgPool3d(3, count_include_pad=False),
+]
+
+
+@pytest.mark.parametrize("layer", SAVED, ids=str)
+def test_layers_with_settings_that_lua_expresses_otherwise_are_saved(layer: nn.Module, tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Sequential(layer, layer))
+    loaded = dpnn_bridge.load(tmp_path / "m.t7")
+    for module in loaded.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+    for suffix in (".t7", ".pt", ".safetensors"):
+        dpnn_bridge.save(tmp_path / f"again{suffix}", loaded)
 
 
 def test_a_layer_is_compared_with_one_new_layer(monkeypatch: pytest.MonkeyPatch) -> None:
