@@ -13,7 +13,7 @@ from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.loaders.file_part import FilePart
-from dpnn_bridge.loaders.hash_flood import SAFE
+from dpnn_bridge.loaders.hash_flood import SAFE, Memo
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS, MAX_REPEATED
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.objects import LuaStorage, LuaTensor, element_dtype
@@ -73,6 +73,7 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
 
     def __init__(self, file: FilePart, source: FileSource, offsets: dict[str, int]) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        self.memo = Memo()
         self._source, self._offsets = source, offsets
         self._classes: dict[str, type[InertObject]] = {}
         self.storages: dict[str, LuaStorage] = {}

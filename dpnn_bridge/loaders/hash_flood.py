@@ -73,6 +73,15 @@ class HashFloodGuard:
             used[slot] = 1
 
 
+class Memo(dict[int, Any]):
+    """The memo of a pickle. Its ids must be about as many as the largest id says, as Python numbers them."""
+
+    def __setitem__(self, number: int, value: Any) -> None:
+        if not 0 <= number <= 2 * len(self) + SAFE:
+            raise LimitError(f"object {len(self) + 1} of the pickle has the id {number}; ids count the objects")
+        super().__setitem__(number, value)
+
+
 class Chunks:
     """Chunks of the large tables that are being filled.
 

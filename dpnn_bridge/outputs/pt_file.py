@@ -26,7 +26,7 @@ from dpnn_bridge.base.display import described, printable, shortened
 from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
 from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH, check_head
-from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard
+from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard, Memo
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.loaders.source import FileSource
 from dpnn_bridge.loaders.stream import StreamError
@@ -196,7 +196,7 @@ class _Loader:
         self.bytes_left = found["data.pkl"].size if "data.pkl" in found else 0
         self.large: dict[int, tuple[dict[Any, Any], HashFloodGuard]] = {}
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.memo = Memo()
 
     def load(self) -> Any:
         if "data.pkl" not in self.records:

@@ -70,8 +70,10 @@ def test_a_branch_that_overwrites_the_gradient_of_the_next_ones() -> None:
     assert found(identity, body) == []  # the last branch
     assert found(body, identity, inplace=False) == []
     assert found(lua("nn.Sequential", relu(), lua("nn.Tanh")), identity) == []
-    constant = lua("nn.AddConstant", inplace=True, constant_scalar=1)
+    table = lua("nn.ConcatTable", lua("nn.Tanh"), identity)
+    constant, total = lua("nn.AddConstant", inplace=True, constant_scalar=1), lua("nn.CAddTable", inplace=True)
     assert found(lua("nn.Sequential", lua("nn.Tanh"), constant), identity) == []  # whose gradient stays
+    assert found(lua("nn.Sequential", table, total), identity) == []
 
 
 def test_a_table_that_many_sums_follow_is_looked_at_a_few_times() -> None:

@@ -362,6 +362,13 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
     assert time.process_time() - start < 2
 
 
+def test_ids_of_objects_that_were_chosen_to_collide_are_refused(tmp_path: Path) -> None:
+    pickled = b"\x80\x02}" + b"".join(b"p%d\n" % key for key in COLLIDING) + b"."
+    (tmp_path / "x.pth").write_bytes(old_format(pickled, []) + b"torch.legacy.nn")
+    with pytest.raises(T7FormatError, match="ids count the objects"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
+
+
 #: levels, more than Python's stack has
 DEPTH = 5_000
 TWICE = b")" + b"2\x86" * 40  # (t, t) of (t, t) of ...: 81 bytes that name the empty tuple 2**40 times

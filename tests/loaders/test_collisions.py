@@ -96,6 +96,16 @@ def test_keys_that_collide_in_a_pt(tmp_path: Path) -> None:
     assert time.process_time() - start < SECONDS
 
 
+def test_ids_of_a_pickle_that_collide(tmp_path: Path) -> None:
+    marks = b"".join(b"r" + struct.pack("<I", key) for key in chosen())
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\2}" + marks + b".")
+    start = time.process_time()
+    with pytest.raises(T7FormatError, match=r"object \d+ of the pickle has the id \d+; ids count the objects"):
+        pt_file.read(tmp_path / "m.pt")
+    assert time.process_time() - start < SECONDS
+
+
 def test_keys_that_collide_in_a_graph() -> None:
     nodes = [{"table": [[key, 1] for key in chosen()]}]
     start = time.process_time()

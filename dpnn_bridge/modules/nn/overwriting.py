@@ -21,6 +21,9 @@ _VIEWS = ("Identity", "View", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "C
 _PARTS = ("NarrowTable", "SelectTable", "SplitTable", "FlattenTable")
 _ALIASES = {f"nn.{name}" for name in (*_VIEWS, *_PARTS)}
 
+#: in-place layers that return the gradient as it is
+_SAME_GRADIENT = ("nn.AddConstant", "nn.CAddTable")
+
 #: maximum number of layers named in one note
 _MAX_NAMES = 5
 #: maximum number of consecutive layers that are examined
@@ -135,7 +138,7 @@ def _last(obj: Any) -> LuaObject | None:
     """Return the last layer inside a branch if it overwrites its gradient in place, else None."""
     parts = [part for part in _parts(obj) if not isinstance(part, LuaObject) or part.class_name not in _ALIASES]
     layer = _overwriter(parts[-1]) if parts else None
-    return None if layer is None or layer.class_name == "nn.AddConstant" else layer
+    return None if layer is None or layer.class_name in _SAME_GRADIENT else layer
 
 
 def _returns_input_first(obj: Any) -> bool:
