@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
 from dpnn_bridge.base.contiguous import is_contiguous
+from dpnn_bridge.base.storage import memory_of
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import is_distributed, is_equal
 from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
@@ -42,6 +43,16 @@ def place_of(tensor: Any) -> Place | None:
     if not is_contiguous(tensor.shape, tensor.stride):
         return None
     return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
+
+
+def is_filled(places: Iterable[Place]) -> bool:
+    """Return whether the tensors at some positions in one storage lie one after another and fill the storage."""
+    end, length = 0, 0
+    for place in sorted(places, key=lambda p: p.start):
+        if place.start != end:
+            return False
+        end, length = place.start + place.size, place.length
+    return end == length
 
 
 def stored_places(root: nn.Module) -> dict[str, dict[str, list[int]]]:
@@ -136,11 +147,16 @@ class FlatStorages:
         return self._storages[place.origin]
 
     def _contains(self, place: Place, tensor: Tensor) -> bool:
-        """Return whether the parameter or buffer at a position equals ``tensor``."""
+        """Return whether the parameter or buffer at a position is ``tensor``, not that of a copy of the module."""
         if place.start not in self._members[place.origin]:
             return False
         module, _, field, _ = self._members[place.origin][place.start][1]
-        return is_equal(current(module, field.attribute), tensor)
+        stored = current(module, field.attribute)
+        if stored is None or not is_equal(stored, tensor):
+            return False
+        owner, leaf = resolve(module, field.attribute)
+        is_own = leaf in owner._parameters or leaf in owner._buffers  # else a parametrization computes it
+        return not is_own or is_distributed(stored) or memory_of(stored) == memory_of(tensor)
 
     def _create(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion.parametrized import computed_weights
-from dpnn_bridge.conversion.registry import mapping_of
+from dpnn_bridge.conversion.registry import mapping_of, parameters
 from dpnn_bridge.conversion.stock import computes_weight
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable, LuaTensor
@@ -243,7 +243,12 @@ def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Packa
 
 def _check_exported(target: Target) -> None:
     """Raise a ConversionError if the export has other parameters than the model, whose vectors would not fit it."""
-    for name, module in target.named_modules() if isinstance(target, nn.Module) else ():
+    if not isinstance(target, nn.Module):
+        return
+    if any(type(module) is nn.LSTM for module, _, _ in parameters(target)):
+        what = "an nn.LSTM has two biases, and its layer in Torch7 their sum and one matrix of both weights"
+        raise ConversionError(f"the state of the optimizer does not fit: {what}; start a new state in Torch7")
+    for name, module in target.named_modules():
         if not computes_weight(module, mapping_of(module).fields_of(module).values()):
             continue
         for tensor, kind, remove in computed_weights(module):

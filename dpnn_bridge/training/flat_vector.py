@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -16,9 +17,14 @@ from dpnn_bridge.base.elements import require_unmasked
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import distribute_like, full
 from dpnn_bridge.conversion.fields import Layout, parts_of, record_of, resolve
+from dpnn_bridge.conversion.flat import Place, is_filled
+from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
+
+#: layers of PyTorch that the export divides into linear layers
+_STEPWISE = (nn.GRU, nn.RNN, nn.RNNCellBase)
 
 #: package whose ``getParameters()`` determines the parameters of the vector
 Package = Literal["nn", "dpnn"]
@@ -81,6 +87,9 @@ class FlatField(NamedTuple):
 def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "nn") -> list[FlatField]:
     """Return the parameters in the order of Torch7's ``getParameters()``; tied parameters are listed once.
 
+    This is the order of Torch7's ``parameters()``, but parameters that fill one storage of the file keep the order in
+    which they lie there.
+
     Args:
         target: a module, or parameters, which are listed in the given order and in PyTorch's layout.
         package: package whose ``getParameters()`` is used, see :func:`flatten`.
@@ -88,20 +97,58 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
     if not isinstance(target, nn.Module):
         return [FlatField(p) for p in target]
     fields: dict[Any, FlatField] = {}
-    sites = registry.parameters(target)
+    sites = _as_exported(registry.parameters(target))
     sites = sites if package == "nn" else chain(sites, registry.hidden_parameters(target))
-    parts = ((module, part) for module, _, spec in sites for part in parts_of(module, spec))
-    for module, spec in parts:
+    places: dict[Any, Place | None] = {}
+    parts = ((module, name, part) for module, name, spec in sites for part in parts_of(module, spec))
+    for module, name, spec in parts:
+        record = record_of(module)
+        place = record.places.get(name) if record else None
         owner, leaf = resolve(module, spec.attribute)
         tie = tie_of(owner, leaf)
         if tie is not None:
             owner, leaf, module, spec = tie.source.owner, tie.source.leaf, tie.source.module, tie.source.field
         parameter = getattr(owner, leaf)
         if isinstance(parameter, nn.Parameter):
+            places.setdefault(id(parameter), place)
             fields.setdefault(id(parameter), FlatField(parameter, module, spec.layout))
         elif (id(owner), leaf) not in fields:
+            places[id(owner), leaf] = place
             fields[id(owner), leaf] = FlatField(_computed(owner, leaf), module, spec.layout)
-    return list(fields.values())
+    return [fields[key] for key in _as_stored(places)]
+
+
+def _as_exported(sites: Iterable[ParameterSite]) -> Iterator[ParameterSite]:
+    """Yield parameters in the order that they have after the export: a weight of a GRU is followed by its bias."""
+    for module, own in groupby(sites, key=lambda site: site[0]):
+        if not isinstance(module, _STEPWISE):
+            yield from own
+            continue
+        suffixes: dict[str, int] = {}
+
+        def position(site: ParameterSite) -> tuple[int, bool, bool]:
+            kind, input, *suffix = site[1].split("_", 2)  # such as weight_ih_l0
+            return suffixes.setdefault("".join(suffix), len(suffixes)), input == "hh", kind == "bias"  # noqa: B023
+
+        yield from sorted(own, key=position)
+
+
+def _as_stored(places: dict[Any, Place | None]) -> list[Any]:
+    """Return the keys of parameters, those of one storage in the order of their positions, if they fill it."""
+    members: dict[int, dict[int, Any]] = defaultdict(dict)  # storage -> first element -> key
+    for key, place in places.items():
+        if place is not None:
+            members[place.origin].setdefault(place.start, key)  # the position of a copy is that of its original
+    filled = {origin for origin, found in members.items() if is_filled(cast(Place, places[k]) for k in found.values())}
+    ranks: dict[Any, int] = {}
+
+    def position(key: Any) -> tuple[int, int]:
+        place = places[key]
+        if place is None or place.origin not in filled or members[place.origin][place.start] != key:
+            return ranks.setdefault(key, len(ranks)), 0
+        return ranks.setdefault(("storage", place.origin), len(ranks)), place.start
+
+    return sorted(places, key=position)
 
 
 def _computed(owner: nn.Module, leaf: str) -> nn.Parameter:

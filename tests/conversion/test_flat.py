@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,26 @@ def test_parameters_come_back_in_one_storage() -> None:
     assert len({id(t.storage) for t in tensors}) == 1
     assert [t.offset for t in tensors] == [0, 12, 16, 24]
     assert tensors[0].storage.numpy().tolist() == [100 + i for i in range(26)]
+
+
+def test_a_vector_has_the_order_of_the_storage() -> None:
+    """As after ``getParameters()``, if the layers are put into another order afterwards."""
+    table = checkpoint()
+    layers = table["model"]["modules"].as_list()
+    model = fresh("nn.Sequential", "torch.DoubleTensor", *layers[::-1])
+    assert flatten(to_torch(model)).tolist() == list(range(26))
+    cut = fresh("nn.Sequential", "torch.DoubleTensor", layers[1])  # the storage contains parameters of other layers
+    assert flatten(to_torch(cut)).tolist() == list(range(16, 26))
+    net = to_torch(model)
+    both = flatten(torch.nn.Sequential(net, copy.deepcopy(net))).tolist()
+    assert both == [*range(26), *range(16, 26), *range(16)]  # a copy has tensors of its own
+
+
+def test_a_copy_beside_the_original_has_its_own_weights(tmp_path: Path) -> None:
+    net = to_torch(checkpoint()["model"])
+    dpnn_bridge.save(tmp_path / "two.t7", torch.nn.Sequential(net, copy.deepcopy(net)))
+    loaded = dpnn_bridge.load(tmp_path / "two.t7")
+    assert flatten(loaded).tolist() == 2 * list(range(26))
 
 
 def test_vector_of_the_checkpoint_shows_the_new_weights(tmp_path: Path) -> None:

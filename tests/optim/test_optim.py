@@ -177,6 +177,31 @@ def test_flat_state_is_cut_in_the_order_of_the_parameters() -> None:
     assert [optimizer.state[p]["momentum_buffer"].tolist() for p in params] == [[0, 1], [2, 3, 4]]
 
 
+RECURRENT = [nn.GRU(3, 4, 2, bidirectional=True), nn.RNN(3, 4, 2), nn.GRUCell(3, 4), nn.LSTMCell(3, 4)]
+
+
+@pytest.mark.parametrize("layer", RECURRENT, ids=lambda layer: type(layer).__name__)
+def test_vectors_of_recurrent_layers_of_pytorch_have_the_order_of_the_export(layer: nn.Module) -> None:
+    assert torch.equal(training.flatten(layer), training.flatten(to_torch(to_lua(layer))))
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
+    for p in layer.parameters():
+        p.grad = p.detach().clone()
+    optimizer.step()
+    state = optim.to_lua(optimizer, layer)["dfdx"].torch()
+    assert torch.equal(state, training.flatten(layer, gradients=True))
+
+
+def test_the_state_of_an_lstm_of_pytorch_is_refused() -> None:
+    layer = nn.Sequential(nn.LSTM(3, 4))
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
+    assert optim.to_lua(optimizer, layer)["momentum"] == 0.9
+    for p in layer.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with pytest.raises(ConversionError, match=r"nn\.LSTM has two biases"):
+        optim.to_lua(optimizer, layer)
+
+
 def test_stock_optimizers_take_over_the_state() -> None:
     params = two_parameters()
     ours = optim.from_lua("adam", {"m": torch.arange(5.0), "v": torch.ones(5), "t": 7}, params)
