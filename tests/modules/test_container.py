@@ -129,6 +129,12 @@ def test_dimensions_and_positions_count_from_one(layer: nn.Module) -> None:
         layer(torch.randn(2, 1))
 
 
+def test_a_position_before_those_of_one_sample_is_among_the_dimensions_of_the_batch() -> None:
+    """The numbers of Torch7: it adds the number of the batch dimensions before it checks the position."""
+    assert Unsqueeze(-1, num_input_dims=1)(torch.zeros(2, 3, 4)).shape == (1, 2, 3, 4)
+    assert Unsqueeze(0, num_input_dims=1)(torch.zeros(2, 3, 4)).shape == (2, 1, 3, 4)
+
+
 def test_other_lists_count_from_one() -> None:
     for layer, input in ((JoinTable(0), [torch.randn(2, 3)]), (Index(0), [torch.randn(2, 3), torch.tensor([1])])):
         with pytest.raises(IndexError, match="expected a dimension counted from 1"):

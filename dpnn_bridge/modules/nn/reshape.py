@@ -302,7 +302,7 @@ class Unsqueeze(nn.Module):
     """Inserts a dimension of size 1.
 
     Args:
-        pos: position of the new dimension, counted from 1.
+        pos: position of the new dimension, counted from 1; 0 and -1 are the positions before, among batch dimensions.
         num_input_dims: number of dimensions of one sample; an input with more has batch dimensions before them.
 
     Shape:
@@ -319,7 +319,7 @@ class Unsqueeze(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         dims = self.num_input_dims or input.dim()
-        return input.unsqueeze(input.dim() - dims + from_one(self.pos, "position"))
+        return input.unsqueeze(from_one(input.dim() - dims + self.pos, "position"))
 
     class Lua(LuaClass):
         scalars = {"pos": "pos", "numInputDims": "num_input_dims"}
