@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import dpnn_bridge
 from dpnn_bridge import memory
 from dpnn_bridge.conversion import to_lua, to_torch
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
 from dpnn_bridge.modules.nn.table import SelectTable
@@ -241,6 +242,12 @@ def test_remember_of_july_2015_is_a_boolean_for_evaluation(stored: bool, mode: s
     x = torch.randn(2, 2, 3)
     assert torch.equal(model(x), model(x)) is not stored
     assert to_lua(model)["_remember"] == mode
+
+
+@pytest.mark.parametrize("make", [lambda: Sequencer(gru(3, 4)), lambda: SeqGRU(3, 4)])
+def test_a_file_has_one_of_the_words_of_remember(make: Any) -> None:
+    with pytest.raises(ConversionError, match=r"expected _remember to be one of both, eval, train, neither, found"):
+        to_torch(to_lua(make()).changed(_remember='both"); print("code of the file'))
 
 
 def test_repeaters_of_2015_have_the_fields_rnn_and_nstep() -> None:

@@ -9,13 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.display import described
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
+from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.conversion.modes import restoring_modes
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.structure import modules_in
+from dpnn_bridge.objects import LuaObject
 
 #: arguments of ``remember``: the modes in which a call starts from the final state of the previous call
 MODES = ("both", "eval", "train", "neither")
@@ -50,6 +53,18 @@ class Memory(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for copies and pickles, with detached states."""
         return {**self.__dict__, **self._state_attributes()}
+
+
+def mode_of(obj: LuaObject, ctx: TorchContext) -> str | None:
+    """Return the mode of ``remember`` in a file; None if it was never called.
+
+    Raises:
+        ConversionError: it is none of :data:`MODES`.
+    """
+    mode = obj.get("_remember")
+    if mode is not None and (not isinstance(mode, str) or mode not in MODES):
+        raise ctx.error(f"expected _remember to be one of {', '.join(MODES)}, found {described(mode)}", obj)
+    return mode
 
 
 class Remembering:

@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.cells import fast_lstm_of
 from dpnn_bridge.modules.rnn.gated import FastLSTM
 from dpnn_bridge.modules.rnn.lstm import LSTMWeights, lstm_sequence
-from dpnn_bridge.modules.rnn.memory import Memory, Remembering, in_type_of
+from dpnn_bridge.modules.rnn.memory import Memory, Remembering, in_type_of, mode_of
 from dpnn_bridge.modules.rnn.products import fit
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -149,7 +149,7 @@ class SequenceModule(Memory, Remembering):
         @classmethod
         def fill(cls, module: SequenceModule, obj: LuaObject, ctx: TorchContext) -> None:
             super().fill(module, obj, ctx)
-            module.remembering = obj.get("_remember")
+            module.remembering = mode_of(obj, ctx)
             final = [_full(obj.get(sequence)) for sequence, _, _ in cls.state_fields]
             if all(f is not None for f in final):
                 module.final = [to_value(f)[-1].clone() for f in final]

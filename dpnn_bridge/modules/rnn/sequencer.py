@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.placeholder import Placeholder, is_step_in_lua
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.indices import from_one
-from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step
+from dpnn_bridge.modules.rnn.memory import Memory, Remembering, detach, forget, max_bptt_step, mode_of
 from dpnn_bridge.modules.rnn.over_time import at_once
 from dpnn_bridge.modules.rnn.recurrence import Recursor
 from dpnn_bridge.modules.rnn.recurrent import AbstractRecurrent
@@ -50,7 +50,7 @@ class AbstractSequencerClass(LuaClass):
         if any(is_step_in_lua(m) for child in children for m in child.modules()):
             raise TypeError("it contains a step module that runs in Lua, whose states only a sequencer in Lua can use")
         module = cls.torch_type(*children, **cls.arguments(obj, ctx))
-        module.remembering = obj.get("_remember")
+        module.remembering = mode_of(obj, ctx)
         return module
 
     @classmethod

@@ -205,7 +205,7 @@ def _attributes(pairs: list[Pair]) -> Iterator[Setting]:
     for path, wanted, fresh in pairs:
         mode, other_mode = (vars(m).get("remembering") or "neither" for m in (wanted, fresh))
         if mode != other_mode and not isinstance(wanted, GModule):
-            yield Setting(wanted, f'{path}.remember("{mode}")')
+            yield Setting(wanted, f"{path}.remember({literal(mode)})")
         for name in changed_attributes(wanted, fresh):
             value, other = vars(wanted)[name], vars(fresh).get(name)
             found = literal(other) if is_plain(other) else type(other).__name__
