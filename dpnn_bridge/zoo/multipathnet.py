@@ -50,6 +50,7 @@ class BBoxNorm(nn.Module):
     class Lua(LuaClass):
         tensors = ("mean", "std")
         tensor_args = ("mean", "std")
+        default_training = False
         checked_by = "formula"
         test = "test_bbox_norm_scales_in_evaluation_only"
 

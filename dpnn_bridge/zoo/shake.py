@@ -60,6 +60,7 @@ class ShakeShakeTable(nn.Module):
 
     class Lua(LuaClass):
         computed_fields = tuple(FLAGS)
+        default_training = False
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:

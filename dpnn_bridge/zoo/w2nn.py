@@ -103,10 +103,7 @@ class AuxiliaryLossTable(nn.Module):
         scalars = ("i",)
         scratch = ("output_table", "output_tensor")
         constants = {"gradInput": empty_table, "output_table": empty_table, "output_tensor": LuaTensor.empty}
-
-        @classmethod
-        def fill(cls, module: nn.Module, obj: LuaObject, ctx: TorchContext) -> None:
-            module.training = obj.get("train") is True  # Lua's constructor does not set the field: evaluation
+        default_training = False
 
 
 @lua_class("w2nn.ShakeShakeTable")

@@ -134,7 +134,7 @@ class NormalizedLinearNoBias(nn.Linear):
         return F.linear(input, self.weight, bias)
 
     class Lua(LinearClass):
-        pass
+        default_training = False
 
 
 @lua_class("nn.LinearNoBackprop")
