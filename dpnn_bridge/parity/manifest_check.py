@@ -165,7 +165,8 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
 def _locations(line: Line, folder: str | None) -> dict[str, Location] | Checked:
     """Return the paths or URLs of a line's files, or the result if the files must not or cannot be read."""
     if line["verdict"] == FAILED:
-        return _result(line, FAILED, str(line.get("message", "")))
+        message = line.get("message")
+        return _result(line, FAILED, message if isinstance(message, str) else "")
     if folder is not None and (reason := _refusal_reason(line, folder)):
         return _result(line, REFUSED, reason)
     locations = {name: location_of(line[name]) for name in ("source", "target")}
@@ -230,4 +231,5 @@ def _compare(line: Line, source: Path, target: Path, classes: ClassOptions, opti
 
 
 def _result(line: Line, verdict: str, message: str, ok: bool = False) -> Checked:
-    return Checked(line["source"], line["target"], line.get("key"), verdict, message, ok)
+    key = line.get("key")  # of any type, as the manifest may come from anybody
+    return Checked(line["source"], line["target"], key if isinstance(key, str) else None, verdict, message, ok)

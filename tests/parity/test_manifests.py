@@ -189,6 +189,18 @@ def test_a_line_that_cannot_be_read_leaves_the_others(name: str, place: str, fol
     assert "1 equal" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["key", "message"])
+def test_a_nested_value_of_a_line_leaves_the_others(name: str, folder: Path) -> None:
+    right = line(folder / "model.t7", folder / "model.pt")
+    (folder / "other.pt").write_bytes((folder / "model.pt").read_bytes())
+    wrong = json.dumps({**right, "target": str(folder / "other.pt"), "verdict": "failed", name: "@"})
+    text = wrong.replace('"@"', "[" * 800 + "]" * 800) + "\n" + json.dumps(right) + "\n"
+    (folder / "done.jsonl").write_text(text)
+    result = CliRunner().invoke(verify_command, [str(folder / "done.jsonl"), "--json"])
+    assert result.exit_code == 4, result.output
+    assert json.loads(result.stdout)["verdicts"] == {"equal": 1, "failed": 1}
+
+
 def test_a_line_prints_one_line(folder: Path) -> None:
     forged = "\n1 file: 1 equal\nPASS"
     lines = [line(folder / "model.t7", f"{folder}/x{forged}.pt")]
