@@ -16,8 +16,13 @@ from dpnn_bridge.base.json_text import finite
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.errors import UnsupportedClass
 
-#: methods of a Lua module that compute; a file can replace them on one object
-METHODS = frozenset({"forward", "backward", "updateOutput", "updateGradInput", "accGradParameters"})
+#: methods of a Lua module that compute, set the mode, or list parameters; a file can replace them on one object
+METHODS = frozenset(
+    {
+        *("forward", "backward", "updateOutput", "updateGradInput", "accGradParameters"),
+        *("training", "evaluate", "parameters", "updateParameters", "accUpdateGradParameters"),
+    }
+)
 
 
 def replaced_methods(paths: list[str]) -> str:
@@ -28,8 +33,8 @@ def replaced_methods(paths: list[str]) -> str:
     """
     named = printable(", ".join(paths[:4])) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
     return (
-        f"the file replaces methods by Lua functions, which are never run: {named}. These modules compute what their "
-        "classes compute, and Torch7 calls the functions. To compute the same, map the objects in a plugin "
+        f"the file replaces methods by Lua functions, which are never run: {named}. These modules do what their "
+        "classes do, and Torch7 calls the functions. To do the same, map the objects in a plugin "
         "(--plugin my_layers.py) whose `matches` accepts them"
     )
 

@@ -57,7 +57,7 @@ def _is_of_relu(output: torch.Tensor, obj: Any) -> bool:
     Torch7's ReLU uses its input, unless it works in place. Other layers whose output autograd stores use the output.
     """
     node = output.grad_fn
-    return node is not None and node.name() == "ReluBackward0" and obj["inplace"] is not True
+    return node is not None and node.name() == "ReluBackward0" and not obj["inplace"]
 
 
 def registered(name: str) -> tuple[str | None, int]:

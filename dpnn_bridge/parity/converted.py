@@ -318,7 +318,7 @@ def _compare_modules(layers: NamedLayers, module: nn.Module, written: Written, *
     for difference in constants(pairs) if pairs else ():
         layer, name = layers.of_module(difference.wanted), difference.attribute
         record = record_of(difference.wanted)
-        if program and name == "inplace" and record is not None and record.fields.get(name) is True:  # --inplace
+        if program and name == "inplace" and record is not None and record.fields.get(name):  # --inplace
             continue
         if name:
             message = f"{difference.found} instead of {literal(getattr(difference.wanted, name))}"

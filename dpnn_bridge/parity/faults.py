@@ -205,7 +205,7 @@ class Faults:
         if overwritten is None or buffer is None or id(faulty.module) not in buffer.used:
             return False
         if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
-            return id(owner) in overwritten and other.error <= _ROUNDED * other.tolerance
+            return id(owner) in overwritten and (buffer.is_undefined or other.error <= _ROUNDED * other.tolerance)
         of_model = owner is self.model or difference.name.startswith("gradParams[")
         if gradient and of_model and (other := self._gradients_of_torch7.get(difference.name)) is not None:
             return other.error <= _ROUNDED * other.tolerance

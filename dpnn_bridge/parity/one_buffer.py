@@ -36,6 +36,8 @@ _SAME_GRADIENT = frozenset(("nn.Identity", "nn.View", "nn.Reshape", "nn.AddConst
 _USES_OUTPUT = frozenset(f"nn.{name}" for name in ("Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp"))
 #: classes whose gradients of weights in Torch7 use the input of the last use, unfolded in a buffer
 _USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"))
+#: classes that overwrite their input while they read it if it is their own result: Torch7's result is undefined
+_UNDEFINED = frozenset(("nn.Linear", "nn.LinearWeightNorm", "nn.PartialLinear", "nn.Euclidean", "nn.Cosine"))
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
 _IF_ONCE = frozenset(
     f"nn.{name}"
@@ -56,10 +58,12 @@ class OneBuffer:
     Attributes:
         output: the output of this forward pass, after :meth:`affected`.
         used: the ``id`` of each of these modules that ran several times, after :meth:`affected`.
+        is_undefined: whether one of them reads its own result, so that no result of Torch7 can be expected.
     """
 
     output: Any = None
     used: frozenset[int] = frozenset()
+    is_undefined = False
 
     def __init__(self, unused: Unused, repeated: Iterable[nn.Module]) -> None:
         chosen = {id(m) for m in repeated}
@@ -78,8 +82,9 @@ class OneBuffer:
                 _, expected, uses = _summaries(plain, forward)
                 self.used = frozenset(self._unused.ids[i] for i in self._repeated if uses[i] > 1)
                 modules = list(shared.modules())
-                with _shared_buffers([modules[i] for i in self._repeated]):
+                with _shared_buffers([modules[i] for i in self._repeated]) as undefined:
                     self.output, actual, _ = _summaries(shared, forward)
+                self.is_undefined = bool(undefined)
         except Exception:  # a layer does not accept the other values, as in Torch7
             return None
         return {number for i, number in enumerate(self._unused.ids) if expected.get(i) != actual.get(i)}
@@ -109,9 +114,13 @@ class OneBuffer:
 
 
 @contextmanager
-def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Write all results of each module into one tensor, unless a result is a view of an input."""
+def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
+    """Write all results of each module into one tensor, unless a result is a view of an input.
+
+    Returns: a list, to which modules are added whose results are undefined and become NaN.
+    """
     buffers: dict[tuple[nn.Module, int], Tensor] = {}
+    undefined: list[nn.Module] = []
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
         inputs = {storage_id(t) for t in nested.tensors(args)}
@@ -123,6 +132,9 @@ def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
             key = module, next(position)
             if key not in buffers or buffers[key].dtype != result.dtype:
                 buffers[key] = result.clone()
+            if storage_id(buffers[key]) in inputs and _name(module) in _UNDEFINED:
+                undefined.append(module)
+                result = torch.full_like(result, torch.nan)
             return buffers[key].resize_(result.shape).copy_(result)
 
         return nested.map_tensors(in_buffer, output)
@@ -130,7 +142,7 @@ def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for module in modules:
             stack.callback(module.register_forward_hook(after_forward).remove)
-        yield
+        yield undefined
 
 
 def _name(module: nn.Module) -> str:
@@ -140,7 +152,7 @@ def _name(module: nn.Module) -> str:
 
 def _is_inplace(module: nn.Module) -> bool:
     record = record_of(module)
-    return getattr(module, "inplace", False) is True or (record is not None and record.fields.get("inplace") is True)
+    return bool(getattr(module, "inplace", False) or (record is not None and record.fields.get("inplace")))
 
 
 class _FromInput(torch.autograd.Function):

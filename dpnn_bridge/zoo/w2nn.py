@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import TorchContext
+from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
@@ -43,6 +44,10 @@ class LeakyReLU(nn.LeakyReLU):
     Shape:
         - Input, output: :math:`(*)`.
 
+    Differs from Torch7:
+        For a slope of 0 or less, the gradient is the derivative. Torch7 takes the sign from the scaled input, and
+        returns a wrong gradient for negative values.
+
     Lua:
         ``w2nn.LeakyReLU(negative_scale)``, waifu2x lib/LeakyReLU.lua
     """
@@ -51,6 +56,13 @@ class LeakyReLU(nn.LeakyReLU):
         return torch.where(input >= 0, input, input * self.negative_slope)
 
     class Lua(LuaClass):
+        faults = (
+            Fault(
+                ("gradInput", "gradParams"),
+                "for a slope of 0 or less, Torch7's gradient of negative values is wrong",
+                when=lambda module: module.negative_slope <= 0,  # type: ignore[operator]
+            ),
+        )
         scalars = {"negative_scale": "negative_slope"}
         scratch = ("negative",)
         constants = {"negative": LuaTensor.empty}

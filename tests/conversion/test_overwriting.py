@@ -36,6 +36,7 @@ def test_a_branch_that_overwrites_the_input_of_all(name: str) -> None:
 
     identity, sequential = lua("nn.Identity"), lua("nn.Sequential", lua("nn.Identity"), relu(), lua("nn.Tanh"))
     assert notes(branches(relu(), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]
+    assert notes(branches(relu(inplace=2), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]  # as nn.CAddTable(2)
     assert notes(branches(identity, sequential)) == ["modules[2] (nn.ReLU)"]
     assert notes(branches(relu(), identity), inplace=True) == []
     assert notes(branches(relu())) == []

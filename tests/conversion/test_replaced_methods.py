@@ -14,8 +14,10 @@ from dpnn_bridge.errors import T7Warning
 from dpnn_bridge.loaders import dumps, loads
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor
 
+METHODS = ["forward", "backward", "updateOutput", "updateGradInput", "accGradParameters"]
 
-@pytest.mark.parametrize("method", ["forward", "backward", "updateOutput", "updateGradInput", "accGradParameters"])
+
+@pytest.mark.parametrize("method", [*METHODS, "evaluate", "training", "parameters"])
 def test_a_replaced_method_is_named(method: str) -> None:
     layer = lua("nn.Identity").changed({method: LuaFunction(b"\x1bLJ")})
     file = loads(dumps(lua("nn.Sequential", modules=LuaTable.from_list([layer]))))

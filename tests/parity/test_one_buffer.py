@@ -60,6 +60,15 @@ def test_a_wrong_weight_is_different_where_no_result_is_overwritten(shared: nn.M
             parameter.view(-1)[0] -= 1e-3
 
 
+def test_a_linear_layer_that_reads_its_own_result_is_a_known_difference() -> None:
+    """Torch7 multiplies while it overwrites the input, so its result is undefined; Tanh reads each element once."""
+    x = torch.randn(2, 4).double()
+    for shared, expected in ((nn.Linear(4, 4), Verdict.KNOWN), (nn.Tanh(), Verdict.DIFFERENT)):
+        model = nn.Sequential(nn.Linear(4, 4), shared, shared).double()
+        assert verdict(model, x, model(x).detach()) == Verdict.EQUAL
+        assert verdict(model, x, torch.randn(2, 4).double()) == expected
+
+
 def test_an_overwritten_result_is_a_known_difference_and_a_wrong_weight_is_not() -> None:
     model, x = branches(), torch.randn(2, 4).double()
     output = of_torch7(model, x).detach()

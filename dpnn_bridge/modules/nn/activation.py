@@ -25,7 +25,7 @@ class Inplace(LuaClass):
 
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        return {**super().arguments(obj, ctx), "inplace": ctx.options.inplace and obj.get("inplace") is True}
+        return {**super().arguments(obj, ctx), "inplace": ctx.options.inplace and bool(obj.get("inplace"))}
 
 
 @lua_class("nn.Threshold")

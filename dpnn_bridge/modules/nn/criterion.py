@@ -181,8 +181,8 @@ def checked_reduction(reduction: str) -> str:
 
 
 def reduction(size_average: Any) -> str:
-    """Convert Torch7's flag to PyTorch's ``reduction``; nil means false."""
-    return "sum" if size_average is None or size_average is False else "mean"
+    """Convert Torch7's flag to PyTorch's ``reduction``; nil means false, and so does 0 for the kernels."""
+    return "mean" if size_average else "sum"
 
 
 class PairClass(Criterion.Lua):

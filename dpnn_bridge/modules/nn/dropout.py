@@ -81,7 +81,7 @@ class DropoutClass(LuaClass):
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         p = cls.arguments(obj, ctx)["p"]
         if cls.becomes_stock(obj):
-            return nn.Dropout(p, inplace=ctx.options.inplace and obj.get("inplace") is True)
+            return nn.Dropout(p, inplace=ctx.options.inplace and bool(obj.get("inplace")))
         return Dropout(p, v2=obj["v2"] is True, stochastic_inference=obj["stochastic_inference"] is True)
 
     @staticmethod

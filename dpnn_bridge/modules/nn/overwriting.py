@@ -62,7 +62,7 @@ def _overwriter(obj: Any) -> LuaObject | None:
     for part in _parts(obj):
         if not isinstance(part, LuaObject):
             return None
-        if part.get("inplace") is True and part.class_name != "nn.CReLU":  # nn.CReLU overwrites only its own buffer
+        if part.get("inplace") and part.class_name != "nn.CReLU":  # nn.CReLU overwrites only its own buffer
             if not _is_idle(part):
                 return part
         elif part.class_name not in _ALIASES:

@@ -41,9 +41,8 @@ class Pooling(SimplestClass):
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         found = super().arguments(obj, ctx)
-        if "ceil_mode" in found:  # in Lua, every value except nil and false is true
-            found["ceil_mode"] = found["ceil_mode"] is not False
-        return found
+        flags = {name: bool(found[name]) for name in ("ceil_mode", "count_include_pad") if name in found}
+        return found | flags  # the kernel takes a number that is not 0 as true
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
