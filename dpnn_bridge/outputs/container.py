@@ -203,8 +203,9 @@ def _rebuild(
     former = tuple(f"{name}." if name else "" for name in graph.unmapped)  # may have other parameters now
     frozen = graph.frozen
     for name, parameter in module.named_parameters() if frozen is not None else ():
-        if parameter.is_floating_point() and not name.startswith(former):
-            parameter.requires_grad_(name not in frozen)  # type: ignore[operator]
+        is_frozen = name in frozen  # type: ignore[operator]
+        if parameter.is_floating_point() and (is_frozen or not name.startswith(former)):
+            parameter.requires_grad_(not is_frozen)
     ctx.report.metadata = metadata
     return module, ctx.report, graph.flat, with_placeholders(module, graph.unmapped, state_dict)
 

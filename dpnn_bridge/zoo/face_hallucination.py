@@ -55,7 +55,7 @@ class SpatialGlimpseInverse(nn.Module):
         """Return, for each row of the image, the row of the patch, and whether the patch covers the row."""
         border = (length - 1) // 2
         largest = size + 2 * border - length
-        start = ((position.detach() + 1) / 2 * largest).clamp(0, largest).long()
+        start = ((position.detach().double() + 1) / 2 * largest).clamp(0, largest).long()
         source = torch.arange(size, device=position.device) + border - start[:, None]
         return source.clamp(0, length - 1), (source >= 0) & (source < length)
 

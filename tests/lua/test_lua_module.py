@@ -80,6 +80,17 @@ def test_it_is_written_and_loaded_again(bridge: LuaBridge, tmp_path: Path, suffi
     assert torch.equal(again(x), layer(x))
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_its_frozen_parameters_stay_frozen(bridge: LuaBridge, tmp_path: Path, suffix: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), bridge.module("nn.ScaledPower", 3, 2)).double()
+    model[1].weight.requires_grad_(False)
+    model[0].bias.requires_grad_(False)
+    dpnn_bridge.save(tmp_path / f"m.{suffix}", model)
+    loaded = dpnn_bridge.load(tmp_path / f"m.{suffix}", lua=bridge)
+    flags = ({name: p.requires_grad for name, p in m.named_parameters()} for m in (model, loaded))
+    assert next(flags) == next(flags)
+
+
 def test_what_is_written_does_not_depend_on_the_order_of_pairs() -> None:
     """The order of ``pairs`` is another in every process; here it is that in which the fields were set."""
     contents = []

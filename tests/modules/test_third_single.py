@@ -405,6 +405,10 @@ def test_a_patch_goes_back_where_the_glimpse_was(residual: bool) -> None:
         padded[:, top : top + 3, left : left + 4] = patch.detach()[n]
         expected[n], slope[n] = padded[:, 1:6, 1:7], grads[:, top : top + 3, left : left + 4]
     agree(out, expected)
+    images, single = torch.zeros(21, 1, 11, 11), torch.linspace(-1, 1, 21).expand(2, 21).t()
+    pasted = to_torch(to_lua(module))([images, torch.ones(21, 1, 3, 4), single])
+    tops = [int((p.double() + 1) / 2 * 10) for p in single[:, 0]]  # numbers of Lua have double precision
+    assert [max(0, t - 1) for t in tops] == [int(row.nonzero()[0]) for row in pasted.sum((1, 3))]
     out.backward(g)
     assert image.grad is not None
     assert patch.grad is not None
