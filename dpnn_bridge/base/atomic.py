@@ -162,18 +162,16 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
 
 
 @contextmanager
-def after_writing(written: StrPath) -> Iterator[None]:
-    """State in every error about a second output of a command that the first output exists."""
+def after_writing(*written: StrPath) -> Iterator[None]:
+    """State in every error about another output of a command that the first outputs exist."""
+    done = f"{' and '.join(map(str, written))} {'was' if len(written) == 1 else 'were'} written"
     try:
         yield
     except DpnnBridgeError as error:
-        text = f"{written} was written, but {str(error).removesuffix(_NOTHING_WRITTEN)}"
-        error.args = (text, *error.args[1:])
+        error.args = (f"{done}, but {str(error).removesuffix(_NOTHING_WRITTEN)}", *error.args[1:])
         raise
     except OSError as error:
-        raise as_package_error(
-            error, OutputError, f"{written} was written, but the files cannot be described"
-        ) from error
+        raise as_package_error(error, OutputError, f"{done}, but the files cannot be described") from error
 
 
 # ---------------------------------------------------------------------- writing

@@ -284,6 +284,7 @@ class _Request:
         with after_writing(self.files[1]):
             if self.report is not None:
                 write_text(self.report, json.dumps(done.to_dict(), indent=2) + "\n", force=True)
+        with after_writing(self.files[1], *([] if self.report is None else [self.report])):
             if self.card is not None:
                 self._write_card(done)
         if self.as_json:

@@ -81,6 +81,9 @@ def test_a_card_that_another_program_writes_meanwhile_is_kept(tmp_path: Path, mo
     assert result.exit_code == 6, result.output
     assert result.stderr == "error: a.pt was written, but c.md exists; use --force to replace it\n"
     assert (tmp_path / "c.md").read_text() == "license: mit"
+    (tmp_path / "c.md").unlink()
+    result = converted(tmp_path, monkeypatch, "small.t7 b.pt --report r.json --card c.md")
+    assert result.stderr == "error: b.pt and r.json were written, but c.md exists; use --force to replace it\n"
 
 
 def test_an_input_that_fails_after_the_output_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
