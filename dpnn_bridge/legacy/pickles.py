@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.base.reading import causing_os_error
 from dpnn_bridge.errors import COPY_AGAIN, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.legacy.lua_graph import LuaDescription, LuaGraph, add_constants
@@ -159,12 +159,16 @@ class _Graph(LuaGraph):
         cls, name = type(value), state.get("_typename")
         if cls.class_name == "TorchObject" and isinstance(name, str):
             self._take(len(name))
-            return LuaDescription(
-                name, "", {}, state.get("_version_number"), state.get("_header", ()), state.get("_obj")
-            )
-        version, header = state.pop("_version", None), state.pop("_header", ())
+            version = self._version(state.get("_version_number"))
+            return LuaDescription(name, "", {}, version, state.get("_header", ()), state.get("_obj"))
+        version, header = self._version(state.pop("_version", None)), state.pop("_header", ())
         self._take(len(cls.class_name) + len(cls.lua_class))
         return LuaDescription(cls.lua_class, cls.class_name, state, version, header)
+
+    def _version(self, version: Any) -> int | None:
+        if version is not None and not (type(version) is int and 0 <= version < 1 << 31):
+            raise T7FormatError(f"expected the version of a class, found {described(version)}", source=self._name)
+        return version
 
     def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
         add_constants(obj)

@@ -362,6 +362,14 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("version", [b"]q\7h\7a", b"X\3\0\0\0abc", b"J\xff\xff\xff\xff", b"G\x3f\xf8\0\0\0\0\0\0"])
+def test_the_version_of_an_object_is_a_number(version: bytes, tmp_path: Path) -> None:
+    pickled = b"\x80\x02ctorch.legacy.nn\nTanh\n)\x81}X\x08\0\0\0_version" + version + b"sb."
+    (tmp_path / "x.pth").write_bytes(old_format(pickled, []))
+    with pytest.raises(T7FormatError, match="expected the version of a class, found"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
+
+
 def test_ids_of_objects_that_were_chosen_to_collide_are_refused(tmp_path: Path) -> None:
     pickled = b"\x80\x02}" + b"".join(b"p%d\n" % key for key in COLLIDING) + b"."
     (tmp_path / "x.pth").write_bytes(old_format(pickled, []) + b"torch.legacy.nn")
