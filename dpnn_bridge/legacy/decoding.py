@@ -16,7 +16,7 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.legacy import fields
+from dpnn_bridge.legacy.fields import FieldConverter
 from dpnn_bridge.legacy.legacy_object import LegacyObject
 from dpnn_bridge.legacy.lua_graph import class_version
 from dpnn_bridge.legacy.module import Container, Criterion, Module
@@ -155,6 +155,7 @@ class Decoder:
 
     def __init__(self, unknown_classes: bool = False, lists: bool = True, ints: bool = True) -> None:
         self.unknown_classes, self.lists, self.ints = unknown_classes, lists, ints
+        self._fields = FieldConverter()
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
         self._to_fill: list[tuple[Callable[..., None], Any, Any, _Place]] = []
@@ -248,9 +249,9 @@ class Decoder:
         torch_object.__dict__["_obj"] = self._start(obj.payload, place)
 
     def _fill_module(self, module: LegacyObject, obj: LuaObject, place: _Place) -> None:
-        for key, entry in fields.to_legacy(module._legacy_class, dict(obj.items())).items():
+        for key, entry in self._fields.to_legacy(module._legacy_class, dict(obj.items())).items():
             is_size = isinstance(entry, tuple)
-            module.__dict__[key] = torch.Size(entry) if is_size else self._start(entry, place, key)
+            module.__dict__[key] = self._fields.once(torch.Size, entry) if is_size else self._start(entry, place, key)
         _reshape_weights(module)
         upgraded = obj.version < 2 and _upgraded(module)
         if isinstance(module.__dict__.get("_type"), str):

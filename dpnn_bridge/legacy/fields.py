@@ -10,32 +10,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.objects import LuaStorage, LuaTable, LuaTensor, elements
 
 
 class Change(NamedTuple):
-    """Two functions that convert the value of a field. They are not called for None."""
+    """Two functions that convert the value of a field, or each value in it. They are not called for None.
+
+    Attributes:
+        levels: levels of tables, lists and tensors whose content is converted instead of themselves. A tensor contains
+            its storage, so a tensor that repeats elements still repeats them.
+    """
 
     to_legacy: Callable[[Any], Any]
     to_lua: Callable[[Any], Any]
+    levels: int = 0
 
 
-def _shifted(value: Any, by: int, depth: int = 2) -> Any:
-    if depth and isinstance(value, (LuaTable, list, tuple)):  # deeper tables could share parts exponentially often
-        return [_shifted(v, by, depth - 1) for v in (value.as_list() if isinstance(value, LuaTable) else value)]
-    if isinstance(value, LuaTensor):
-        return LuaTensor.from_numpy(value.numpy() + value.dtype.type(by), value.class_name)
+def _shifted(value: Any, by: int) -> Any:
+    if isinstance(value, LuaStorage):
+        return LuaStorage(value.class_name, value.size, elements(value) + value.dtype.type(by))
     return value + by
 
 
 def size_storage(sizes: Any) -> LuaStorage:
     """Return the sizes as a ``torch.LongStorage``, in which Torch7 stores them."""
-    array = np.array([int(n) for n in sizes], np.int64)
+    array = np.fromiter((int(n) for n in sizes), np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)
 
 
 #: an index or a table of indices: from 1 in Lua, from 0 in Python
-INDEX = Change(lambda v: _shifted(v, -1), lambda v: _shifted(v, 1))
+INDEX = Change(lambda v: _shifted(v, -1), lambda v: _shifted(v, 1), levels=3)
 #: a dimension or an index that is negative if it is counted from the end
 SIGNED_INDEX = Change(lambda v: v - 1 if v > 0 else v, lambda v: v + 1 if v >= 0 else v)
 #: the ignored target: an index, or -100, which ignores no target in both
@@ -128,26 +132,63 @@ def only_pytorch(class_name: str, fields: dict[Any, Any]) -> bool:
     return any(fields.get(name, value) != value for name, value in _ONLY_PYTORCH.get(class_name, {}).items())
 
 
-def to_legacy(class_name: str, fields: dict[Any, Any]) -> dict[Any, Any]:
-    """Convert Lua fields to the fields of an object in PyTorch 0.4.
+class FieldConverter:
+    """Converter of the fields of all objects of a file.
 
-    Args:
-        class_name: name of the class in ``torch.legacy.nn``.
-        fields: Lua fields with Lua values.
+    Each value whose form changes is converted once. Objects that share the value share the result, because a small file
+    can refer to a long list or string from many objects.
     """
-    names, changes = RENAMED.get(class_name, {}), CHANGED.get(class_name, {})
-    found = {names.get(k, k): v for k, v in fields.items()}
-    for name, change in changes.items():
-        if found.get(name) is not None:
-            found[name] = change.to_legacy(found[name])
-    absent = {name: value for name, (value, _) in ADDED.get(class_name, {}).items()}
-    return {**dict.fromkeys(NONE.get(class_name, ())), **absent, **found}
 
+    def __init__(self) -> None:
+        self._done: dict[tuple[Any, int, int], tuple[Any, Any]] = {}
 
-def to_lua(class_name: str, fields: dict[Any, Any]) -> dict[Any, Any]:
-    """Convert the fields of an object of ``torch.legacy.nn`` to Lua fields; fields that are None are omitted."""
-    names, changes = {v: k for k, v in RENAMED.get(class_name, {}).items()}, CHANGED.get(class_name, {})
-    present = {k: v for k, v in fields.items() if v is not None}
-    found = {names.get(k, k): changes[k].to_lua(v) if k in changes else v for k, v in present.items()}
-    added = {name: value for name, (_, value) in ADDED.get(class_name, {}).items()}
-    return {**added, **{k: v for k, v in found.items() if v is not None}}
+    def once(self, function: Callable[[Any], Any], value: Any, levels: int = 0) -> Any:
+        """Return ``function(value)``, or the result of an earlier call for the same object.
+
+        Args:
+            function: the conversion.
+            value: the value. It is kept, so that no later object has its ``id``.
+            levels: see :class:`Change`.
+        """
+        if isinstance(value, (int, float)):
+            return function(value)
+        key = (function, id(value), levels)
+        if key not in self._done:
+            self._done[key] = value, self._converted(function, value, levels)
+        return self._done[key][1]
+
+    def _converted(self, function: Callable[[Any], Any], value: Any, levels: int) -> Any:
+        if levels and isinstance(value, (LuaTable, list, tuple)):
+            values = value.as_list() if isinstance(value, LuaTable) else value
+            return [self.once(function, v, levels - 1) for v in values]
+        if levels and isinstance(value, LuaTensor):
+            storage = None if value.storage is None else self.once(function, value.storage)
+            return LuaTensor(value.class_name, value.shape, value.stride, value.offset, storage)
+        return function(value)
+
+    def to_legacy(self, class_name: str, fields: dict[Any, Any]) -> dict[Any, Any]:
+        """Convert Lua fields to the fields of an object in PyTorch 0.4.
+
+        Args:
+            class_name: name of the class in ``torch.legacy.nn``.
+            fields: Lua fields with Lua values.
+        """
+        names, changes = RENAMED.get(class_name, {}), CHANGED.get(class_name, {})
+        found = {names.get(k, k): v for k, v in fields.items()}
+        for name, change in changes.items():
+            if found.get(name) is not None:
+                found[name] = self.once(change.to_legacy, found[name], change.levels)
+        absent = {name: value for name, (value, _) in ADDED.get(class_name, {}).items()}
+        return {**dict.fromkeys(NONE.get(class_name, ())), **absent, **found}
+
+    def to_lua(self, class_name: str, fields: dict[Any, Any]) -> dict[Any, Any]:
+        """Convert the fields of an object of ``torch.legacy.nn`` to Lua fields; fields that are None are omitted."""
+        names, changes = {v: k for k, v in RENAMED.get(class_name, {}).items()}, CHANGED.get(class_name, {})
+        found = {}
+        for name, value in fields.items():
+            if value is not None and name in changes:
+                value = self.once(changes[name].to_lua, value, changes[name].levels)
+            if value is not None:
+                found[names.get(name, name)] = value
+        added = {name: value for name, (_, value) in ADDED.get(class_name, {}).items()}
+        return {**added, **found}

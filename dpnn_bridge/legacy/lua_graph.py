@@ -9,8 +9,7 @@ import numpy as np
 
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.lua_class import constant_fields
-from dpnn_bridge.legacy import fields
-from dpnn_bridge.legacy.fields import size_storage
+from dpnn_bridge.legacy.fields import FieldConverter, size_storage
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 
@@ -56,6 +55,7 @@ class LuaGraph:
     """
 
     def __init__(self) -> None:
+        self._fields = FieldConverter()
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []
         self._to_fill: list[Callable[[], None]] = []
@@ -115,14 +115,14 @@ class LuaGraph:
         return table
 
     def _object(self, value: Any, description: LuaDescription) -> LuaObject:
-        obj = LuaObject(description.class_name, header=tuple(map(self._start, description.header)))
-        self._done[id(value)] = obj
+        obj = self._done[id(value)] = LuaObject(description.class_name)
 
         def fill() -> None:
+            obj.header = tuple(map(self._start, description.header))
             if description.payload is not ...:
                 obj.payload = self._start(description.payload)
             else:
-                for key, entry in fields.to_lua(description.legacy_class, description.fields).items():
+                for key, entry in self._fields.to_lua(description.legacy_class, description.fields).items():
                     obj[self._start(key)] = self._start(entry)
             obj.version = class_version(obj) if description.version is None else description.version
             self.complete(value, description, obj)

@@ -20,7 +20,9 @@ from dpnn_bridge.legacy.unpickler import LEGACY_MODULES, InertObject, InertUnpic
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.file_part import FilePart
 from dpnn_bridge.loaders.origin import LocalFile
+from dpnn_bridge.loaders.shared_tables import SharedTables
 from dpnn_bridge.loaders.source import FileSource
+from dpnn_bridge.loaders.stream import LimitError
 from dpnn_bridge.loaders.t7_reader import read_local
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.outputs.formats import is_converted_file
@@ -32,6 +34,8 @@ MAGIC = 0x1950A86A20F9469CFC6C
 _BLOCK, _OVERLAP = 1 << 20, 32
 #: maximum number of characters of all strings, counted at each use: a constant, and per byte of the pickle's file
 FIXED_CHARACTERS, CHARACTERS_PER_BYTE = 1 << 20, 16
+#: number of characters as which each entry of a header counts
+CHARACTERS_PER_ENTRY = 64
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def read(file: LocalFile) -> Any:
         return _Graph(source).value(value)
     except T7Error:
         raise
+    except LimitError as error:
+        raise T7LimitError(str(error), source=file.name) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise T7FormatError(f"the pickle is damaged: {reason}; {COPY_AGAIN}", source=file.name) from error
@@ -138,6 +144,12 @@ class _Graph(LuaGraph):
     def __init__(self, source: FileSource) -> None:
         super().__init__()
         self._name, self._characters_left = source.name, FIXED_CHARACTERS + CHARACTERS_PER_BYTE * source.size
+        self._objects: list[LuaObject] = []
+
+    def value(self, value: Any) -> Any:
+        lua = super().value(value)
+        SharedTables().check((obj.payload for obj in self._objects), len(self._objects))
+        return lua
 
     def _start(self, value: Any) -> Any:
         if isinstance(value, (str, bytes)):
@@ -148,14 +160,15 @@ class _Graph(LuaGraph):
         """Count the text of a value, which a pickle contains once for all its uses, and a ``.t7`` file for each."""
         self._characters_left -= characters
         if self._characters_left < 0:
-            raise T7LimitError("the pickle uses its strings too often", source=self._name)
+            raise T7LimitError("the pickle uses its strings or headers too often", source=self._name)
 
     def describe(self, value: Any) -> LuaDescription | None:
         if not isinstance(value, InertObject):
             return None
         state = {k: v for k, v in value.__dict__.items() if k != "_backend"}
         if isinstance(state.get("_type"), str):
-            state["_type"] = state["_type"].replace("torch.cuda.", "torch.")
+            state["_type"] = self._fields.once(_cpu_type, state["_type"])
+        self._take(CHARACTERS_PER_ENTRY * len(state.get("_header", ())))  # written for each object, as strings are
         cls, name = type(value), state.get("_typename")
         if cls.class_name == "TorchObject" and isinstance(name, str):
             self._take(len(name))
@@ -172,3 +185,8 @@ class _Graph(LuaGraph):
 
     def complete(self, value: Any, description: LuaDescription, obj: LuaObject) -> None:
         add_constants(obj)
+        self._objects.append(obj)
+
+
+def _cpu_type(tensor_type: str) -> str:
+    return tensor_type.replace("torch.cuda.", "torch.")

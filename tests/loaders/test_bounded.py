@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,78 @@ def test_a_long_key_is_not_part_of_the_name_of_each_model_below_it(tmp_path: Pat
     use(tmp_path / "models.t7", LuaTable({"k" * 1_000_000: models}))
     use(tmp_path / "beside.t7", LuaTable({"k" * 1_000_000: models, "model": module("nn.Identity")}))
     assert (tmp_path / "out.pt").stat().st_size < 4_000_000
+
+
+def repeated(*shape: int, dtype: type = np.float64) -> LuaTensor:
+    """A view that repeats one element."""
+    one = LuaTensor.from_numpy(np.ones(1, dtype))
+    return LuaTensor(one.class_name, shape, (0,) * len(shape), 0, one.storage)
+
+
+SHARED_SIZES = LuaStorage("torch.LongStorage", 10_000, np.ones(10_000, np.int64))
+SHARED_PAIRS = LuaTable.from_list([LuaTable.from_list([1, 2])] * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "fields"),
+    [
+        ("nn.View", {"size": SHARED_SIZES, "numElements": 1}),
+        ("nn.Reshape", {"size": SHARED_SIZES, "nelement": 1}),
+        ("nn.Transpose", {"permutations": SHARED_PAIRS}),
+        ("nn.Transpose", {"permutations": LuaTable.from_list([SHARED_SIZES])}),
+    ],
+    ids=["View", "Reshape", "Transpose", "pairs of a Transpose"],
+)
+def test_sizes_that_many_modules_share(class_name: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    write_t7(tmp_path / "m.t7", sequential([module(class_name, **fields) for _ in range(1000)]))
+    start = time.process_time()
+    with pytest.raises(ConversionError, match="expected an entry for each dimension, at most 32, found 10,000"):
+        dpnn_bridge.load(tmp_path / "m.t7")
+    assert time.process_time() - start < 2  # before: 3 to 25 s
+
+
+def test_sizes_that_double(tmp_path: Path) -> None:
+    inner = module("nn.Identity")
+    for depth in (3, 40):
+        size = shared(
+            depth, LuaStorage("torch.LongStorage", 1, np.ones(1, np.int64)), lambda t: LuaTable.from_list([t, t])
+        )
+        fields = {"module": inner, "recurrentModule": inner, "modules": LuaTable.from_list([inner])}
+        write_t7(tmp_path / "m.t7", module("nn.Recurrence", outputSize=size, nInputDim=1, rho=9, **fields), force=True)
+        if depth == 3:
+            assert dpnn_bridge.load(tmp_path / "m.t7").output_size == [
+                [[[1], [1]], [[1], [1]]],
+                [[[1], [1]], [[1], [1]]],
+            ]
+    with pytest.raises(ConversionError, match="the sizes of the output are more than 4,096 values"):
+        dpnn_bridge.load(tmp_path / "m.t7")
+
+
+def test_numbers_that_a_view_repeats_are_not_copied(tmp_path: Path) -> None:
+    criterions = LuaTable.from_list([module("nn.MSECriterion")] * 2)
+    write_t7(tmp_path / "m.t7", module("nn.MultiCriterion", criterions=criterions, weights=repeated(1 << 23)))
+    tracemalloc.start()
+    assert dpnn_bridge.load(tmp_path / "m.t7").weights == [1.0, 1.0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20  # before: 256 MB
+
+
+def test_a_table_of_connections_that_a_view_repeats_is_not_copied(tmp_path: Path) -> None:
+    fields = dict.fromkeys(("kW", "kH", "dW", "dH", "nInputPlane", "nOutputPlane"), 1)
+    for count in (2, 1 << 24):
+        obj = module(
+            "nn.SpatialConvolutionMap",
+            connTable=repeated(count, 2),
+            weight=repeated(count, 1, 1, dtype=np.float32),
+            bias=tensor(1),
+            **fields,
+        )
+        write_t7(tmp_path / f"{count}.t7", obj)
+    assert dpnn_bridge.load(tmp_path / "2.t7").connection_table.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    tracemalloc.start()
+    with pytest.raises(ConversionLimitError):
+        dpnn_bridge.load(tmp_path / f"{1 << 24}.t7")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20  # before: 128 MB

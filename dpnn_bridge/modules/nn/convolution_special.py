@@ -14,9 +14,10 @@ from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.conversion.sharing import private_copy
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
 from dpnn_bridge.modules.nn.initialization import init_uniform
-from dpnn_bridge.objects import LuaObject, LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor
 
 
 def by_input_channel(weight: Tensor, module: SpatialDepthWiseConvolution) -> Tensor:
@@ -311,7 +312,12 @@ class SpatialConvolutionMap(nn.Module):
             table, weight = obj.get("connTable"), obj.get("weight")
             if not isinstance(table, LuaTensor) or not isinstance(weight, LuaTensor) or table.dtype == weight.dtype:
                 return obj
-            return obj.changed(connTable=LuaTensor.from_numpy(table.numpy().astype(weight.dtype), weight.class_name))
+            copy: Any = private_copy(table)  # repeats the elements that the table repeats
+            if copy.storage is not None:
+                elements = copy.storage.numpy().astype(weight.dtype)
+                copy.storage = LuaStorage(weight.class_name.replace("Tensor", "Storage"), elements.size, elements)
+            copy.class_name = weight.class_name
+            return obj.changed(connTable=copy)
 
 
 @lua_class("nn.SpatialFullConvolutionMap")

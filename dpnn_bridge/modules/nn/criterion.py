@@ -7,6 +7,7 @@ A criterion is called as ``criterion(input, target)`` and returns the loss as a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import numpy as np
@@ -255,7 +256,7 @@ class MultiCriterion(WeightedCriterions):
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             criterions = ctx.children(obj, "criterions")
-            return cls.torch_type(criterions, numbers(obj["weights"])[: len(criterions)], **cls.arguments(obj, ctx))
+            return cls.torch_type(criterions, numbers(obj["weights"], len(criterions)), **cls.arguments(obj, ctx))
 
         @classmethod
         def to_lua(cls, module: WeightedCriterions, ctx: LuaContext) -> dict[str, Any]:
@@ -317,9 +318,11 @@ class ParallelCriterion(WeightedCriterions):
             return LuaTable.from_list(weights)
 
 
-def numbers(value: LuaTable | LuaStorage | LuaTensor) -> list[float]:
-    """Return the numbers of a Lua table, storage or tensor."""
-    return value.as_list() if isinstance(value, LuaTable) else value.numpy().tolist()
+def numbers(value: LuaTable | LuaStorage | LuaTensor, count: int) -> list[float]:
+    """Return the first ``count`` numbers of a Lua table, storage or tensor, which may repeat one number very often."""
+    if isinstance(value, LuaTable):
+        return [value[i] for i in takewhile(value.__contains__, range(1, count + 1))]
+    return value.numpy().flat[:count].tolist()
 
 
 # ---------------------------------------------------------------------- a criterion as a module

@@ -10,13 +10,21 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable
 
 
 def sizes_of(value: Any) -> tuple[int, ...]:
-    """Return the numbers of a ``torch.LongStorage`` or of a Lua table."""
+    """Return the numbers of a ``torch.LongStorage`` or of a Lua table, which many modules may share."""
+    check_dimensions(value)
     return tuple(int(n) for n in (value.numpy() if isinstance(value, LuaStorage) else value.as_list()))
+
+
+def check_dimensions(value: LuaStorage | LuaTable) -> None:
+    """Raise ``ValueError`` if a storage or table has more entries than a tensor has dimensions."""
+    if len(value) > MAX_DIMENSIONS:
+        raise ValueError(f"expected an entry for each dimension, at most {MAX_DIMENSIONS}, found {len(value):,}")
 
 
 def product(sizes: tuple[int, ...]) -> int:
@@ -252,6 +260,7 @@ class Transpose(nn.Module):
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> Transpose:
+            check_dimensions(obj["permutations"])
             pairs = ((a, b) for a, b in map(sizes_of, obj["permutations"].as_list()))
             return Transpose(*pairs, **cls.arguments(obj, ctx))
 

@@ -16,6 +16,7 @@ from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, size_storage
 from dpnn_bridge.conversion.parametrized import make_picklable
 from dpnn_bridge.conversion.registry import lua_class, mapping_of
+from dpnn_bridge.modules.nn.reshape import sizes_of
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 #: the constant that Torch7 adds to the squared norm
@@ -139,7 +140,7 @@ class WeightNorm(nn.Module):
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
             inner, v = obj["modules"][1], obj["v"]
-            size = inner["weight"].shape if "weight" in inner else tuple(int(n) for n in obj["weightSize"].numpy())
+            size = inner["weight"].shape if "weight" in inner else sizes_of(obj["weightSize"])
             weight = LuaTensor.from_numpy(v.torch().reshape(size).numpy(), v.class_name)
             inner = ctx.to_torch(inner.changed(weight=weight, gradWeight=None), "modules", 1)
             module: Any = WeightNorm(inner, int(obj["outputDim"]))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.reshape import sizes_of
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, forget
 from dpnn_bridge.modules.rnn.sequencer import AbstractSequencerClass
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -78,7 +79,7 @@ class RecurrentAttention(Memory, Remembering):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {**super().arguments(obj, ctx), "hidden_size": obj["hiddenSize"].as_list()}
+            return {**super().arguments(obj, ctx), "hidden_size": [*sizes_of(obj["hiddenSize"])]}
 
         @classmethod
         def to_lua(cls, module: RecurrentAttention, ctx: LuaContext) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count, takewhile
 from typing import Any
 
 import torch
 
+from dpnn_bridge.modules.nn.reshape import sizes_of
 from dpnn_bridge.objects import LuaStorage, LuaTable
 
 
@@ -19,11 +22,27 @@ def zeros(size: list[Any], batch: list[int], dtype: torch.dtype, device: torch.d
     return torch.zeros(batch + size, dtype=dtype, device=device)
 
 
+#: maximum number of tables, storages and numbers in a field ``outputSize``; shared tables count each time
+_MAX_VALUES = 4096
+
+
 def sizes_from_lua(value: Any) -> Any:
-    """Convert the Lua field ``outputSize``: a storage, or nested tables of storages."""
+    """Convert the Lua field ``outputSize``: a storage, or nested tables of storages.
+
+    Raises:
+        ValueError: the tables are too large, or share tables too often.
+    """
+    return _sizes(value, iter(range(_MAX_VALUES)))
+
+
+def _sizes(value: Any, left: Iterator[int]) -> Any:
+    if next(left, None) is None:
+        raise ValueError(f"the sizes of the output are more than {_MAX_VALUES:,} values")
     if isinstance(value, LuaStorage):
-        return [int(n) for n in value.numpy()]
-    return [sizes_from_lua(v) for v in value.as_list()] if isinstance(value, LuaTable) else value
+        return [*sizes_of(value)]
+    if not isinstance(value, LuaTable):
+        return value
+    return [_sizes(value[i], left) for i in takewhile(value.__contains__, count(1))]
 
 
 def sizes_to_lua(value: Any) -> Any:
