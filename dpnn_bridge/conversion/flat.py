@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.base.storage import memory_of
 from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.distributed import is_distributed, is_equal
+from dpnn_bridge.conversion.distributed import is_distributed, local
 from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
 from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.parametrized import current
@@ -130,33 +130,27 @@ class FlatStorages:
                     if place is not None and tie_of(owner, leaf) is None:
                         self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
-    def find(self, place: Place, tensor: Tensor) -> LuaStorage | None:
-        """Return the storage of a position; None if the storage is incomplete or has other elements there.
+    def find(self, place: Place, module: nn.Module, tensor: Tensor) -> LuaStorage | None:
+        """Return the storage of a position; None if it is incomplete or has elements of another module there.
 
-        Layers with a shared weight have the same position, but parametrizations and pruning can make the weights
-        differ.
+        Layers with a shared weight have the same position. A copy of a module has it too, but other memory, as has a
+        weight that a parametrization computes.
 
         Args:
             place: the position.
+            module: the module with the tensor.
             tensor: the parameter or buffer to write at the position; for a gradient, its parameter.
         """
-        if not self._contains(place, tensor):
+        if place.start not in self._members[place.origin]:
             return None
+        owner, _, field, _ = self._members[place.origin][place.start][1]
+        if record_of(owner) is not record_of(module):  # a plain copy of a parametrized layer has its record
+            stored = current(owner, field.attribute)
+            if stored is None or memory_of(local(stored)) != memory_of(local(tensor)):
+                return None
         if place.origin not in self._storages:
             self._storages[place.origin] = self._create(place)
         return self._storages[place.origin]
-
-    def _contains(self, place: Place, tensor: Tensor) -> bool:
-        """Return whether the parameter or buffer at a position is ``tensor``, not that of a copy of the module."""
-        if place.start not in self._members[place.origin]:
-            return False
-        module, _, field, _ = self._members[place.origin][place.start][1]
-        stored = current(module, field.attribute)
-        if stored is None or not is_equal(stored, tensor):
-            return False
-        owner, leaf = resolve(module, field.attribute)
-        is_own = leaf in owner._parameters or leaf in owner._buffers  # else a parametrization computes it
-        return not is_own or is_distributed(stored) or memory_of(stored) == memory_of(tensor)
 
     def _create(self, place: Place) -> LuaStorage | None:
         members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]

@@ -357,7 +357,7 @@ class LuaConversion(LuaContext):
         key = (identity, spec.layout, kind, gradient, number)
         shape = tuple(value.shape)
         place = record.places.get(fields.grad_field(name, spec) if gradient else name) if record else None
-        flat = self._flat.find(place, tensor) if self._flat and place and value.numel() == place.size else None
+        flat = self._flat.find(place, module, tensor) if self._flat and place and value.numel() == place.size else None
         if flat is not None and place is not None and (key, shape) not in self._tensors:
             self._alive.append(tensor)
             self._tensors[key, shape] = strided(kind, shape, flat, place.start)

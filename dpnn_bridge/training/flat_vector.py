@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
@@ -25,6 +27,8 @@ from dpnn_bridge.objects import LuaTensor
 
 #: layers of PyTorch that the export divides into linear layers
 _STEPWISE = (nn.GRU, nn.RNN, nn.RNNCellBase)
+#: names of their parameters, also of pruned ones
+_NAME_IN_STEP = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?(?:_orig)?")
 
 #: package whose ``getParameters()`` determines the parameters of the vector
 Package = Literal["nn", "dpnn"]
@@ -121,16 +125,17 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
 def _as_exported(sites: Iterable[ParameterSite]) -> Iterator[ParameterSite]:
     """Yield parameters in the order that they have after the export: a weight of a GRU is followed by its bias."""
     for module, own in groupby(sites, key=lambda site: site[0]):
-        if not isinstance(module, _STEPWISE):
-            yield from own
-            continue
-        suffixes: dict[str, int] = {}
+        listed = list(own)
+        yield from sorted(listed, key=_position_in_step) if isinstance(module, _STEPWISE) else listed
 
-        def position(site: ParameterSite) -> tuple[int, bool, bool]:
-            kind, input, *suffix = site[1].split("_", 2)  # such as weight_ih_l0
-            return suffixes.setdefault("".join(suffix), len(suffixes)), input == "hh", kind == "bias"  # noqa: B023
 
-        yield from sorted(own, key=position)
+def _position_in_step(site: ParameterSite) -> tuple[int, bool, bool, bool]:
+    """Return the position of a parameter such as ``weight_ih_l0_reverse``; those of a subclass come last."""
+    found = _NAME_IN_STEP.fullmatch(site[1])
+    if found is None:
+        return sys.maxsize, True, True, True
+    kind, input, layer, reverse = found.groups()
+    return int(layer or 0), reverse is not None, input == "hh", kind == "bias"
 
 
 def _as_stored(places: dict[Any, Place | None]) -> list[Any]:

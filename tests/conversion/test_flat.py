@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FIXTURES, manifest
+from torch.nn.utils import parametrizations
 
 import dpnn_bridge
 from dpnn_bridge import read_t7
@@ -77,6 +78,11 @@ def test_a_copy_beside_the_original_has_its_own_weights(tmp_path: Path) -> None:
     dpnn_bridge.save(tmp_path / "two.t7", torch.nn.Sequential(net, copy.deepcopy(net)))
     loaded = dpnn_bridge.load(tmp_path / "two.t7")
     assert flatten(loaded).tolist() == 2 * list(range(26))
+    parametrizations.weight_norm(net[0])  # type: ignore[index, arg-type]
+    written = to_lua(torch.nn.Sequential(net, copy.deepcopy(net)))["modules"].as_list()
+    storages = [{id(layer["weight"].storage) for layer in part["modules"].as_list()} for part in written]
+    assert len(storages[0]) == 1
+    assert not storages[0] & storages[1]
 
 
 def test_vector_of_the_checkpoint_shows_the_new_weights(tmp_path: Path) -> None:

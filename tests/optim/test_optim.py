@@ -177,7 +177,13 @@ def test_flat_state_is_cut_in_the_order_of_the_parameters() -> None:
     assert [optimizer.state[p]["momentum_buffer"].tolist() for p in params] == [[0, 1], [2, 3, 4]]
 
 
-RECURRENT = [nn.GRU(3, 4, 2, bidirectional=True), nn.RNN(3, 4, 2), nn.GRUCell(3, 4), nn.LSTMCell(3, 4)]
+RECURRENT = [
+    nn.GRU(3, 4, 2, bidirectional=True),
+    nn.RNN(3, 4, 2),
+    nn.GRUCell(3, 4),
+    nn.LSTMCell(3, 4),
+    prune.identity(nn.GRU(3, 4), "weight_ih_l0"),
+]
 
 
 @pytest.mark.parametrize("layer", RECURRENT, ids=lambda layer: type(layer).__name__)
@@ -189,6 +195,15 @@ def test_vectors_of_recurrent_layers_of_pytorch_have_the_order_of_the_export(lay
     optimizer.step()
     state = optim.to_lua(optimizer, layer)["dfdx"].torch()
     assert torch.equal(state, training.flatten(layer, gradients=True))
+
+
+def test_own_parameters_of_a_subclass_of_a_cell_come_last() -> None:
+    class Scaled(nn.GRUCell):
+        def __init__(self) -> None:
+            super().__init__(3, 4)
+            self.scale = nn.Parameter(torch.full((1,), 7.0))
+
+    assert training.flatten(Scaled())[-1] == 7
 
 
 def test_the_state_of_an_lstm_of_pytorch_is_refused() -> None:
