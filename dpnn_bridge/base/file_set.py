@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from dpnn_bridge.base.folder_locks import LONGEST_PATH
 from dpnn_bridge.base.folders import temporary_folder
 from dpnn_bridge.base.remote import Location, url_place
 from dpnn_bridge.errors import OptionError
@@ -32,7 +33,7 @@ class FileSet:
         self.urls = {file for file in files if isinstance(file, str) and "://" in file}
         self._by_path: dict[str, StrPath] = {}
         self._by_identity: dict[tuple[int, int], StrPath] = {}
-        for file in (file for file in files if file not in self.urls):
+        for file in (file for file in files if file not in self.urls and len(str(Path(file))) <= LONGEST_PATH):
             with suppress(OSError, ValueError):
                 self._by_path.setdefault(os.path.realpath(file), file)
                 status = os.stat(file)

@@ -14,6 +14,8 @@ if sys.platform != "win32":
 
 #: names of temporary folders
 NAME = re.compile(r"\.dpnn-[0-9a-f]{16}")
+#: longest path that Linux opens; the folders of a longer one would take quadratic memory
+LONGEST_PATH = 4096
 
 
 @contextmanager
@@ -23,7 +25,8 @@ def keep_folders_of(*inputs: Path) -> Iterator[None]:
         if sys.platform != "win32":
             places = set[Path]()
             with suppress(OSError, ValueError):  # no name of a file, which the reader reports
-                places = {p for path in inputs for p in (Path(os.path.abspath(path)), Path(os.path.realpath(path)))}
+                short = [path for path in inputs if len(os.fspath(path)) <= LONGEST_PATH]
+                places = {p for path in short for p in (Path(os.path.abspath(path)), Path(os.path.realpath(path)))}
             for folder in {f for place in places for f in (place, *place.parents) if NAME.fullmatch(f.name)}:
                 with suppress(OSError, ValueError):
                     stack.enter_context(opened(folder, shared=True))

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -185,6 +186,19 @@ def test_a_line_that_cannot_be_read_leaves_the_others(name: str, place: str, fol
     right = line(folder / "model.t7", folder / "model.pt")
     (folder / "other.pt").write_bytes((folder / "model.pt").read_bytes())
     result = verified(folder, {**right, "target": str(folder / "other.pt"), place: name}, right)
+    assert result.exit_code == 4, result.output
+    assert "1 equal" in result.stdout
+
+
+@pytest.mark.parametrize("place", ["source", "target"])
+def test_a_path_of_many_folders_takes_little_memory(place: str, folder: Path) -> None:
+    right = line(folder / "model.t7", folder / "model.pt")
+    tracemalloc.start()
+    try:
+        result = verified(folder, {**right, "target": "b.pt", place: "a/" * 20_000 + "x.pt"}, right)
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20  # the folders of the path alone have 400 MB
+    finally:
+        tracemalloc.stop()
     assert result.exit_code == 4, result.output
     assert "1 equal" in result.stdout
 
