@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dpnn_bridge.base.contiguous import last_offset
-from dpnn_bridge.base.display import described, shortened
+from dpnn_bridge.base.display import described, shortened, summarized
 from dpnn_bridge.errors import NotT7Error, T7FormatError
 from dpnn_bridge.legacy.fields import only_pytorch
 from dpnn_bridge.loaders.file_part import FilePart
@@ -55,8 +55,23 @@ _SETS = (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
 _LARGE = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.LONG4)
 
 
+_TUPLES = (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+#: minimum number of bytes of the file for each list, dict and tuple on average; those of torch.save have 5 or more
+BYTES_PER_CONTAINER = 4
+
+
 class _ClassName(str):
     """The name of a class of PyTorch that a pickle refers to but that is not called."""
+
+
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return the function of an opcode that creates a list, dict or tuple, which is counted."""
+
+    def counted(unpickler: InertUnpickler) -> None:
+        unpickler.count_container()
+        load(unpickler)
+
+    return counted
 
 
 class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo allocates no memory for unused ids
@@ -77,7 +92,7 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         self._source, self._offsets = source, offsets
         self._classes: dict[str, type[InertObject]] = {}
         self.storages: dict[str, LuaStorage] = {}
-        self._other_keys = self._pairs = 0
+        self._other_keys = self._pairs = self._containers = 0
         ordered, unordered = self._mappings = self._mapping(OrderedDict), self._mapping(UniqueDict)
         self._callable: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): ordered,
@@ -131,6 +146,7 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         raise self.refuse(f"an object of {described(cls)}")
 
     def persistent_load(self, pid: Any) -> LuaStorage:
+        self._check_arguments(pid)
         tag, name, key, _, count, *view = pid
         dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _ClassName) else None
         if tag != "storage" or dtype is None or not isinstance(key, str):
@@ -198,10 +214,22 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         if self._pairs > self._source.size:
             raise self.refuse("more copies of a dict than any model")
 
+    def _check_arguments(self, arguments: Any) -> None:
+        """Limit the number of arguments, which each call with the same tuple copies."""
+        if isinstance(arguments, tuple) and len(arguments) > MAX_DIMENSIONS:
+            raise self.refuse(f"a call with {summarized(arguments)}")
+
+    def count_container(self) -> None:
+        """Limit the number of lists, dicts and tuples: one byte creates one, which needs a kilobyte as a table."""
+        self._containers += 1
+        if self._containers > self._source.size // BYTES_PER_CONTAINER + SAFE:
+            raise self.refuse("more lists, dicts and tuples than a model of its size")
+
     # ------------------------------------------------------------------ opcodes that call functions or set values
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
+        self._check_arguments(arguments)
         if function not in (*self._callable.values(), self._new) or not isinstance(arguments, tuple):
             raise self.refuse("a call")
         self.stack[-1] = function(*arguments)
@@ -209,6 +237,7 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
     def load_newobj(self) -> None:
         arguments = self.stack.pop()
         cls = self.stack[-1]
+        self._check_arguments(arguments)
         if cls is _size and isinstance(arguments, tuple):  # as PyTorch 0.1 to 1.0 pickled sizes
             self.stack[-1] = _size(*arguments)
         elif arguments != ():
@@ -246,6 +275,8 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
 
     dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj, pickle.BUILD[0]: load_build}
     dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict}
+    for _code in (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.LIST, pickle.DICT, pickle.TUPLE, *_TUPLES):
+        dispatch[_code[0]] = _counted(dispatch[_code[0]])
     for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID, *_EXTENSIONS, *_SETS, *_LARGE):
         dispatch[_code[0]] = load_refused
 

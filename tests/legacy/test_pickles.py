@@ -362,6 +362,31 @@ def test_keys_that_were_chosen_to_collide_are_refused(value: Any, protocol: int,
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("code", [b"}", b"]", b")\x85"])
+def test_small_containers_are_counted(code: bytes, tmp_path: Path) -> None:
+    pickled = b"\x80\x02(" + code * 20_000 + b"lctorch.legacy.nn\nTanh\n)\x81."
+    (tmp_path / "x.pth").write_bytes(old_format(pickled, []))
+    with pytest.raises(NotT7Error, match="more lists, dicts and tuples than a model of its size"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
+
+
+CALLS = [
+    b"ctorch._utils\n_rebuild_parameter\n(%btR",
+    b"ccopy_reg\n_reconstructor\n(%btR",
+    b"ctorch\nSize\n(%bt\x81",
+    b"(%btQ",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_has_few_arguments(call: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(
+        old_format(b"\x80\x02" + call % (b"N" * 100) + b"ctorch.legacy.nn\nTanh\n)\x81.", [])
+    )
+    with pytest.raises(NotT7Error, match="a call with a list of 100"):
+        read(LocalFile(tmp_path / "x.pth", "x.pth", []))
+
+
 @pytest.mark.parametrize("version", [b"]q\7h\7a", b"X\3\0\0\0abc", b"J\xff\xff\xff\xff", b"G\x3f\xf8\0\0\0\0\0\0"])
 def test_the_version_of_an_object_is_a_number(version: bytes, tmp_path: Path) -> None:
     pickled = b"\x80\x02ctorch.legacy.nn\nTanh\n)\x81}X\x08\0\0\0_version" + version + b"sb."
