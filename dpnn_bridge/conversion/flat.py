@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from dpnn_bridge.base.contiguous import is_contiguous
 from dpnn_bridge.base.storage import memory_of
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import is_distributed, local
-from dpnn_bridge.conversion.fields import get_tensor, grad_field, record_of, resolve
+from dpnn_bridge.conversion.fields import Field, LuaRecord, get_tensor, grad_field, record_of, resolve
 from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.parametrized import current
 from dpnn_bridge.conversion.ties import tie_of
@@ -45,7 +45,32 @@ def place_of(tensor: Any) -> Place | None:
     return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
 
 
-def is_filled(places: Iterable[Place]) -> bool:
+def filled_storages(root: nn.Module, others: Iterable[Place]) -> set[int]:
+    """Return the numbers of the storages of the file that are filled.
+
+    Args:
+        root: the model, whose parameters and buffers are counted.
+        others: positions of other tensors, such as weights that the model computes.
+    """
+    members: dict[int, dict[int, Place]] = defaultdict(dict)
+    own = (place for _, record, name, _ in _stored_fields(root) if (place := record.places.get(name)) is not None)
+    for place in (*own, *others):
+        members[place.origin].setdefault(place.start, place)
+    return {origin for origin, found in members.items() if _is_filled(found.values())}
+
+
+def _stored_fields(root: nn.Module) -> Iterator[tuple[nn.Module, LuaRecord, str, Field]]:
+    """Yield the fields that may have a position: module, conversion metadata, name and field."""
+    for module in root.modules():
+        record = record_of(module)
+        for name, field in registry.mapping_of(module).fields_of(module).items() if record else ():
+            owner, leaf = resolve(module, field.attribute)
+            is_none = leaf in owner._parameters and owner._parameters[leaf] is None
+            if record is not None and not is_none and tie_of(owner, leaf) is None:
+                yield module, record, name, field
+
+
+def _is_filled(places: Iterable[Place]) -> bool:
     """Return whether the tensors at some positions in one storage lie one after another and fill the storage."""
     end, length = 0, 0
     for place in sorted(places, key=lambda p: p.start):
@@ -119,16 +144,11 @@ class FlatStorages:
         self._members: dict[int, dict[int, tuple[Place, tuple[Any, ...]]]] = defaultdict(dict)
         self._storages: dict[int, LuaStorage | None] = {}
         self._computed = computed_fields(root)
-        for module in root.modules():
-            record = record_of(module)
-            for name, field in registry.mapping_of(module).fields_of(module).items() if record else ():
-                owner, leaf = resolve(module, field.attribute)
-                if leaf in owner._parameters and owner._parameters[leaf] is None:
-                    continue
-                for gradient in (False, True)[: 1 + gradients]:
-                    place = record.places.get(grad_field(name, field) if gradient else name) if record else None
-                    if place is not None and tie_of(owner, leaf) is None:
-                        self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
+        for module, record, name, field in _stored_fields(root):
+            for gradient in (False, True)[: 1 + gradients]:
+                place = record.places.get(grad_field(name, field) if gradient else name)
+                if place is not None:
+                    self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place, module: nn.Module, tensor: Tensor) -> LuaStorage | None:
         """Return the storage of a position; None if it is incomplete or has elements of another module there.

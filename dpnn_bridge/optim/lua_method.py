@@ -78,7 +78,7 @@ class Method:
         fields: list[FlatField],
         config: Mapping[str, Any],
         state: Mapping[str, Any],
-        hidden: int,
+        of_dpnn: list[FlatField],
     ) -> None:
         """Set the optimizer's state.
 
@@ -86,7 +86,7 @@ class Method:
             optimizer: the optimizer.
             fields: position of each parameter in the flat vectors.
             config, state: the Lua tables.
-            hidden: number of elements that dpnn's ``getParameters()`` appends.
+            of_dpnn: the same for vectors of dpnn's ``getParameters()``, which may have additional elements.
 
         Raises:
             ConversionError: the state does not fit the parameters or the method.
@@ -98,7 +98,7 @@ class Method:
         for name, (table, attribute) in vectors.items():
             if not is_vector(table.get(name)):
                 continue
-            parts = split_flat(fields, table[name], f"the field {name!r}", hidden)
+            parts = split_flat(fields, table[name], f"the field {name!r}", of_dpnn)
             for f, value in zip(fields, parts, strict=True):
                 optimizer.state[f.parameter][attribute] = value.clone()
         found = [name for name in self.buffers if is_vector(state.get(name))]
@@ -204,7 +204,7 @@ class LBFGSMethod(Method):
         fields: list[FlatField],
         config: Mapping[str, Any],
         state: Mapping[str, Any],
-        hidden: int,
+        of_dpnn: list[FlatField],
     ) -> None:
         if isinstance(config.get("lineSearch"), LuaFunction):
             raise ConversionError(
@@ -212,7 +212,8 @@ class LBFGSMethod(Method):
             )
 
         def vector(value: Any, name: str) -> Tensor:
-            if hidden and as_vector(value).numel() == sum(f.size for f in fields) + hidden:
+            hidden = sum(f.size for f in of_dpnn) - sum(f.size for f in fields)
+            if hidden > 0 and as_vector(value).numel() == sum(f.size for f in of_dpnn):
                 raise ConversionError(
                     f"{name} is a vector of dpnn's getParameters(), whose {hidden} additional elements affect "
                     "the step; remove the state from the table to continue with the hyperparameters alone"

@@ -192,7 +192,8 @@ def from_lua(
         warnings.warn(text, stacklevel=4)
     fields = flat_fields(target)
     optimizer = spec.create([f.parameter for f in fields], config)
-    spec.load(optimizer, fields, config, config if state is None else state, hidden_elements(target))
+    of_dpnn = flat_fields(target, "dpnn") if isinstance(target, nn.Module) else []
+    spec.load(optimizer, fields, config, config if state is None else state, of_dpnn)
     return optimizer
 
 

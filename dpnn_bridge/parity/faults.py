@@ -84,6 +84,7 @@ class Faults:
         faulty_modules: the modules with a fault.
         forward: function that runs a copy of the model on the input of the reference; set by the run.
         compare: function that compares an output of the model with the reference; set by the run.
+        expected: the output of the reference; set by the run.
         run: function that runs a copy of the model and compares all its results; set by the run.
         gradients: whether it runs the backward pass.
     """
@@ -92,6 +93,7 @@ class Faults:
         self.model = model
         self.forward: Callable[[nn.Module], Any] | None = None
         self.compare: Callable[[Any], list[Difference]] | None = None
+        self.expected: Any = None
         self.run: Callable[[nn.Module], list[Difference]] | None = None
         self.gradients = False
         several = repeated_modules(model)
@@ -128,7 +130,10 @@ class Faults:
         """The comparisons of the model's output with one buffer for all uses, by name."""
         if self._overwritten is None or self.compare is None or self._one_buffer is None:
             return {}
-        return {d.name: d for d in self.compare(self._one_buffer.output)}
+        output = self._one_buffer.output
+        if self._one_buffer.is_undefined:
+            output = _without_undefined(output, self.expected)
+        return {d.name: d for d in self.compare(output)}
 
     @cached_property
     def _gradients_of_torch7(self) -> dict[str, Difference]:
@@ -205,7 +210,7 @@ class Faults:
         if overwritten is None or buffer is None or id(faulty.module) not in buffer.used:
             return False
         if not gradient and owner is self.model and (other := self._of_torch7.get(difference.name)) is not None:
-            return id(owner) in overwritten and (buffer.is_undefined or other.error <= _ROUNDED * other.tolerance)
+            return id(owner) in overwritten and other.error <= _ROUNDED * other.tolerance
         of_model = owner is self.model or difference.name.startswith("gradParams[")
         if gradient and of_model and (other := self._gradients_of_torch7.get(difference.name)) is not None:
             return other.error <= _ROUNDED * other.tolerance
@@ -238,6 +243,15 @@ class Faults:
             owner = dict(self.model.named_modules()).get(path.rpartition(".")[0], self.model)
             return owner, "output" if kind == "after" else kind
         return self.model, kind.partition(".")[0]
+
+
+def _without_undefined(output: Any, expected: Any) -> Any:
+    """Replace the elements of an output that Torch7 does not define, which are NaN, by the expected ones."""
+    if isinstance(output, Tensor) and isinstance(expected, Tensor) and output.shape == expected.shape:
+        return expected.to(output).where(output.isnan(), output)
+    if isinstance(output, (list, tuple)) and isinstance(expected, (list, tuple)) and len(output) == len(expected):
+        return [_without_undefined(*pair) for pair in zip(output, expected, strict=True)]
+    return output
 
 
 def _is_later(faulty: _FaultyModule, owner: nn.Module, gradient: bool, order: Mapping[int, int] | None) -> bool:

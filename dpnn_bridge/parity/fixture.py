@@ -167,6 +167,7 @@ def _run_and_compare(
             compared = compare_output(module, output, expected, tolerance)
             if faults is not None:
                 faults.compare = lambda other: compare_output(module, other, expected, tolerance)
+                faults.expected = expected
         differences += compared
         if any(d.mismatched for d in compared):  # gradOutput has the wrong shape
             return result

@@ -36,8 +36,14 @@ _SAME_GRADIENT = frozenset(("nn.Identity", "nn.View", "nn.Reshape", "nn.AddConst
 _USES_OUTPUT = frozenset(f"nn.{name}" for name in ("Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp"))
 #: classes whose gradients of weights in Torch7 use the input of the last use, unfolded in a buffer
 _USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"))
-#: classes that overwrite their input while they read it if it is their own result: Torch7's result is undefined
-_UNDEFINED = frozenset(("nn.Linear", "nn.LinearWeightNorm", "nn.PartialLinear", "nn.Euclidean", "nn.Cosine"))
+#: classes that overwrite their input while they read it, if they occur twice in a row: Torch7's result is undefined
+_UNDEFINED = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("Linear", "Padding", "SpatialAveragePooling", "SpatialConvolutionMap", "SpatialCrossMapLRN"),
+        *("SpatialDilatedConvolution", "SpatialMaxPooling", "SpatialSubSampling", "TemporalConvolution"),
+    )
+)
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
 _IF_ONCE = frozenset(
     f"nn.{name}"
@@ -82,7 +88,7 @@ class OneBuffer:
                 _, expected, uses = _summaries(plain, forward)
                 self.used = frozenset(self._unused.ids[i] for i in self._repeated if uses[i] > 1)
                 modules = list(shared.modules())
-                with _shared_buffers([modules[i] for i in self._repeated]) as undefined:
+                with _shared_buffers([modules[i] for i in self._repeated], modules) as undefined:
                     self.output, actual, _ = _summaries(shared, forward)
                 self.is_undefined = bool(undefined)
         except Exception:  # a layer does not accept the other values, as in Torch7
@@ -114,16 +120,24 @@ class OneBuffer:
 
 
 @contextmanager
-def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
+def _shared_buffers(modules: Iterable[nn.Module], others: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
     """Write all results of each module into one tensor, unless a result is a view of an input.
+
+    Args:
+        modules: the modules with one tensor.
+        others: all modules.
 
     Returns: a list, to which modules are added whose results are undefined and become NaN.
     """
     buffers: dict[tuple[nn.Module, int], Tensor] = {}
     undefined: list[nn.Module] = []
+    previous: list[nn.Module | None] = [None]  # the layer that ran before
+
+    def after_layer(module: nn.Module, *_: Any) -> None:
+        previous.append(module)
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
-        inputs = {storage_id(t) for t in nested.tensors(args)}
+        inputs = {storage_id(t): t.shape for t in nested.tensors(args)}
         position = count()
 
         def in_buffer(result: Tensor) -> Tensor:
@@ -132,7 +146,8 @@ def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
             key = module, next(position)
             if key not in buffers or buffers[key].dtype != result.dtype:
                 buffers[key] = result.clone()
-            if storage_id(buffers[key]) in inputs and _name(module) in _UNDEFINED:
+            in_place = inputs.get(storage_id(buffers[key])) == result.shape
+            if in_place and module is previous[-1] and _name(module) in _UNDEFINED:
                 undefined.append(module)
                 result = torch.full_like(result, torch.nan)
             return buffers[key].resize_(result.shape).copy_(result)
@@ -142,6 +157,9 @@ def _shared_buffers(modules: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
     with ExitStack() as stack:
         for module in modules:
             stack.callback(module.register_forward_hook(after_forward).remove)
+        for module in others:
+            if not module._modules:
+                stack.callback(module.register_forward_hook(after_layer).remove)
         yield undefined
 
 

@@ -19,7 +19,7 @@ from dpnn_bridge.base.elements import require_unmasked
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.distributed import distribute_like, full
 from dpnn_bridge.conversion.fields import Layout, parts_of, record_of, resolve
-from dpnn_bridge.conversion.flat import Place, is_filled
+from dpnn_bridge.conversion.flat import Place, filled_storages
 from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.conversion.ties import tie_of
 from dpnn_bridge.errors import ConversionError
@@ -106,12 +106,13 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
     places: dict[Any, Place | None] = {}
     parts = ((module, name, part) for module, name, spec in sites for part in parts_of(module, spec))
     for module, name, spec in parts:
-        record = record_of(module)
-        place = record.places.get(name) if record else None
         owner, leaf = resolve(module, spec.attribute)
         tie = tie_of(owner, leaf)
         if tie is not None:
             owner, leaf, module, spec = tie.source.owner, tie.source.leaf, tie.source.module, tie.source.field
+            name = tie.source.name
+        record = record_of(module)
+        place = record.places.get(name) if record else None
         parameter = getattr(owner, leaf)
         if isinstance(parameter, nn.Parameter):
             places.setdefault(id(parameter), place)
@@ -119,7 +120,8 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
         elif (id(owner), leaf) not in fields:
             places[id(owner), leaf] = place
             fields[id(owner), leaf] = FlatField(_computed(owner, leaf), module, spec.layout)
-    return [fields[key] for key in _as_stored(places)]
+    filled = filled_storages(target, (place for place in places.values() if place is not None))
+    return [fields[key] for key in _as_stored(places, filled)]
 
 
 def _as_exported(sites: Iterable[ParameterSite]) -> Iterator[ParameterSite]:
@@ -138,13 +140,12 @@ def _position_in_step(site: ParameterSite) -> tuple[int, bool, bool, bool]:
     return int(layer or 0), reverse is not None, input == "hh", kind == "bias"
 
 
-def _as_stored(places: dict[Any, Place | None]) -> list[Any]:
-    """Return the keys of parameters, those of one storage in the order of their positions, if they fill it."""
+def _as_stored(places: dict[Any, Place | None], filled: set[int]) -> list[Any]:
+    """Return the keys of parameters, those of one storage that is filled in the order of their positions."""
     members: dict[int, dict[int, Any]] = defaultdict(dict)  # storage -> first element -> key
     for key, place in places.items():
         if place is not None:
             members[place.origin].setdefault(place.start, key)  # the position of a copy is that of its original
-    filled = {origin for origin, found in members.items() if is_filled(cast(Place, places[k]) for k in found.values())}
     ranks: dict[Any, int] = {}
 
     def position(key: Any) -> tuple[int, int]:
@@ -176,7 +177,7 @@ def hidden_elements(target: nn.Module | Iterable[nn.Parameter]) -> int:
     """Return the number of elements that dpnn's ``getParameters()`` appends to those of nn, see :func:`flatten`."""
     if not isinstance(target, nn.Module):
         return 0
-    return sum(f.size for f in flat_fields(target, "dpnn")[len(flat_fields(target)) :])
+    return sum(f.size for f in flat_fields(target, "dpnn")) - sum(f.size for f in flat_fields(target))
 
 
 def package_of(target: nn.Module | Iterable[nn.Parameter]) -> Package:
@@ -188,22 +189,25 @@ def package_of(target: nn.Module | Iterable[nn.Parameter]) -> Package:
     return "dpnn" if sum(f.size for f in flat_fields(target, "dpnn")) in lengths else "nn"
 
 
-def split_flat(fields: list[FlatField], vector: Any, what: str, hidden: int = 0) -> list[Tensor]:
+def split_flat(fields: list[FlatField], vector: Any, what: str, of_dpnn: Sequence[FlatField] = ()) -> list[Tensor]:
     """Split a flat vector into tensors with the shapes of the parameters.
 
     Args:
         fields: the parameters.
         vector: the vector.
         what: description of the vector, for the message.
-        hidden: number of elements that may follow, and are ignored.
+        of_dpnn: parameters of a longer vector of dpnn, whose additional elements are ignored.
 
     Raises:
         ConversionError: the number of elements differs from that of all parameters.
     """
     vector = as_vector(vector)
     sizes = [f.size for f in fields]
-    if hidden and vector.numel() == sum(sizes) + hidden:
-        vector = vector.reshape(-1)[:-hidden]
+    longer = [f.size for f in of_dpnn]
+    if sum(longer) > sum(sizes) and vector.numel() == sum(longer):
+        parts = zip(of_dpnn, vector.reshape(-1).split(longer), strict=True)
+        found = {id(f.parameter): part for f, part in parts}
+        vector = torch.cat([found[id(f.parameter)] for f in fields])
     if vector.numel() != sum(sizes):
         raise ConversionError(
             f"{what} has {vector.numel()} elements, the parameters have {sum(sizes)}; "

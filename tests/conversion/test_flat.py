@@ -73,6 +73,15 @@ def test_a_vector_has_the_order_of_the_storage() -> None:
     assert both == [*range(26), *range(16, 26), *range(16)]  # a copy has tensors of its own
 
 
+def test_buffers_fill_a_storage_too() -> None:
+    kind, storage = "torch.DoubleTensor", LuaStorage("torch.DoubleStorage", 8, np.arange(8, dtype=np.float64))
+    order = ("running_mean", "bias", "running_var", "weight")
+    fields = {name: LuaTensor(kind, (2,), (1,), 2 * i, storage) for i, name in enumerate(order)}
+    model = fresh("nn.BatchNormalization", kind, **fields, eps=1e-5, momentum=0.1, affine=True)
+    assert flatten(to_torch(model)).tolist() == [2, 3, 6, 7]
+    assert flatten(to_torch(to_lua(to_torch(model)))).tolist() == [2, 3, 6, 7]
+
+
 def test_a_copy_beside_the_original_has_its_own_weights(tmp_path: Path) -> None:
     net = to_torch(checkpoint()["model"])
     dpnn_bridge.save(tmp_path / "two.t7", torch.nn.Sequential(net, copy.deepcopy(net)))

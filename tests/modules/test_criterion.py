@@ -347,3 +347,10 @@ def test_the_mean_of_cosines_divides_by_the_first_size_of_the_target() -> None:
     criterion = CosineEmbeddingCriterion()
     for shape, count in (((3,), 3), ((1, 3), 1), ((3, 1), 3)):
         torch.testing.assert_close(criterion(pair, torch.ones(shape)), torch.tensor(loss / count))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("MSE", "sum"), ("MarginRanking", "mean"), ("CosineEmbedding", "mean")])
+def test_a_flag_that_is_0_is_true_where_lua_tests_it(name: str, expected: str) -> None:
+    """The kernels take 0 as false; the numbers of Torch7."""
+    module = to_torch(LuaObject(f"nn.{name}Criterion", LuaTable({"sizeAverage": 0, "margin": 0.1})))
+    assert module.reduction == expected

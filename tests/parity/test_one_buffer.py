@@ -69,6 +69,17 @@ def test_a_linear_layer_that_reads_its_own_result_is_a_known_difference() -> Non
         assert verdict(model, x, torch.randn(2, 4).double()) == expected
 
 
+def test_results_that_an_undefined_one_does_not_reach_are_compared() -> None:
+    shared, x = nn.Linear(4, 4), torch.randn(2, 4).double()
+    model = ConcatTable(nn.Sequential(shared, shared), nn.Linear(4, 3)).double()
+    undefined, right = (y.detach() for y in model(x))
+    for other, expected in ((right, [Verdict.KNOWN, Verdict.EQUAL]), (1.5 * right, [Verdict.KNOWN, Verdict.DIFFERENT])):
+        table = reference(x, torch.zeros(0))
+        table["output"] = lua_value([undefined + 1, other])
+        found = {d.name: d.verdict for d in check_module(model, table).differences}
+        assert [found["output[1]"], found["output[2]"]] == expected
+
+
 def test_an_overwritten_result_is_a_known_difference_and_a_wrong_weight_is_not() -> None:
     model, x = branches(), torch.randn(2, 4).double()
     output = of_torch7(model, x).detach()

@@ -122,6 +122,7 @@ class CosineEmbeddingCriterion(Loss):
         return torch.where(losses > 0, losses, losses.detach()).sum() / count
 
     class Lua(LossClass, PairClass):
+        tested_in_lua = True
         scalars = ("margin",)
         defaults = {"margin": 0}
         buffers = ("_y", "buffer", "w1", "w22", "w", "w32", "_outputs", "_idx")
@@ -161,6 +162,7 @@ class MarginRankingCriterion(Loss):
         return losses.sum() / target.shape[0] if self.reduction == "mean" else losses.sum()
 
     class Lua(LossClass, PairClass):
+        tested_in_lua = True
         scalars = ("margin",)
         defaults = {"margin": 1}
         buffers = ("_output", "dist", "mask")

@@ -112,6 +112,7 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
         return F.binary_cross_entropy_with_logits(input, target, weight, reduction=self.reduction)
 
     class Lua(WeightsClass):
+        tested_in_lua = True
         torch_type = nn.BCEWithLogitsLoss
         constants = {"output": 0, "sigmoid": plain_object("nn.Sigmoid")}
         averages = False

@@ -233,7 +233,7 @@ class SpatialAverage(Pooling):
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         arguments = cls.arguments(obj, ctx)
         divide = obj.get("divide")
-        if divide if divide is not None else cls.divides:
+        if divide is not False if divide is not None else cls.divides:  # Lua tests it, not the kernel
             return nn.AvgPool2d(**arguments)
         if arguments["ceil_mode"] or (any(arguments["padding"]) and not arguments["count_include_pad"]):
             return UndividedAvgPool2d(**arguments)
