@@ -180,6 +180,9 @@ class FlatStorages:
         classes = {self._class_of(module, field) for module, _, field, _ in arguments}
         if ends[:-1] != starts or len(classes) != 1 or len(members) == 1:
             return None
+        sizes = [0 if t is None else t.numel() for m, _, f, _ in arguments for t in (current(m, f.attribute),)]
+        if sizes != [p.size for p, _ in members]:  # a layer was resized
+            return None
         if ends[-1] != place.length:
             gradient = arguments[0][-1]
             arguments += [(*site, gradient) for site, _ in self._computed]

@@ -26,7 +26,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
 
 #: layers of PyTorch that the export divides into linear layers
-_STEPWISE = (nn.GRU, nn.RNN, nn.RNNCellBase)
+_STEPWISE = {nn.GRU, nn.RNN, nn.GRUCell, nn.LSTMCell, nn.RNNCell}
 #: names of their parameters, also of pruned ones
 _NAME_IN_STEP = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?(?:_orig)?")
 
@@ -128,11 +128,11 @@ def _as_exported(sites: Iterable[ParameterSite]) -> Iterator[ParameterSite]:
     """Yield parameters in the order that they have after the export: a weight of a GRU is followed by its bias."""
     for module, own in groupby(sites, key=lambda site: site[0]):
         listed = list(own)
-        yield from sorted(listed, key=_position_in_step) if isinstance(module, _STEPWISE) else listed
+        yield from sorted(listed, key=_position_in_step) if type(module) in _STEPWISE else listed
 
 
 def _position_in_step(site: ParameterSite) -> tuple[int, bool, bool, bool]:
-    """Return the position of a parameter such as ``weight_ih_l0_reverse``; those of a subclass come last."""
+    """Return the position of a parameter such as ``weight_ih_l0_reverse``; other parameters come last."""
     found = _NAME_IN_STEP.fullmatch(site[1])
     if found is None:
         return sys.maxsize, True, True, True

@@ -73,6 +73,14 @@ def test_a_vector_has_the_order_of_the_storage() -> None:
     assert both == [*range(26), *range(16, 26), *range(16)]  # a copy has tensors of its own
 
 
+def test_a_layer_that_was_resized_leaves_the_storage(tmp_path: Path) -> None:
+    net: Any = to_torch(checkpoint()["model"])
+    net[1].weight, net[1].bias = (torch.nn.Parameter(torch.ones(*s, dtype=torch.float64)) for s in ((3, 4), (3,)))
+    net[1].out_features = 3
+    dpnn_bridge.save(tmp_path / "m.t7", net)
+    assert flatten(dpnn_bridge.load(tmp_path / "m.t7")).tolist() == [*range(16), *[1.0] * 15]
+
+
 def test_buffers_fill_a_storage_too() -> None:
     kind, storage = "torch.DoubleTensor", LuaStorage("torch.DoubleStorage", 8, np.arange(8, dtype=np.float64))
     order = ("running_mean", "bias", "running_var", "weight")
