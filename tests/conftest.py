@@ -92,7 +92,7 @@ def demand_parity(result: Result, entry: dict[str, Any]) -> None:
 
 
 #: what a test file names whose tests are named after fixtures or Lua classes; ``test_selection.py`` holds the list
-NAMED_AFTER_DATA = ("fixture_id", "mapping_id", "p.stem", "LAYERS", "groups()")
+NAMED_AFTER_DATA = ("fixture_id", "mapping_id", "p.stem", "LAYERS", "groups()", "ENTRIES")
 
 
 def may_match(path: Path, words: set[str]) -> bool:
