@@ -74,7 +74,7 @@ class HashFloodGuard:
 
 
 class Memo(dict[int, Any]):
-    """The memo of a pickle. Its ids must be about as many as the largest id says, as Python numbers them."""
+    """The memo of a pickle: id -> object. Pickle counts the objects, so an id is no larger than about their number."""
 
     def __setitem__(self, number: int, value: Any) -> None:
         if not 0 <= number <= 2 * len(self) + SAFE:
