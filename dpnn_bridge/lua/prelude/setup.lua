@@ -18,12 +18,12 @@ function bridge.collect()
 end
 -- lupa keeps the Python objects in Lua in a weak table with slots from luaL_ref. Without free slots, luaL_ref takes the slot of an object
 -- that Lua has collected and lupa has not released yet, and the release then frees the slot of the new object: Lua gets wrong objects.
-local references, RESERVE, last, left = debug.getregistry().LUPA_PYTHON_REFERENCES_TABLE, 2 ^ 13, 0, 0
+local references, RESERVE, last, left = debug.getregistry().LUPA_PYTHON_REFERENCES_TABLE, 2 ^ 16, 0, 0
 for slot in pairs(references or {}) do last = math.max(last, slot) end
 function bridge.reserve()  -- called before Lua gets an object: keeps at least RESERVE slots free
    left = left - 1
    if left > 0 or not references then return end
-   left = RESERVE
+   left = RESERVE / 8  -- a call may bring several objects
    local slot, free = references[0] or 0, 0
    while slot > 0 and free < 2 * RESERVE do slot, free = references[slot], free + 1 end
    if slot > 0 then return end
