@@ -15,7 +15,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaTable, LuaTensor, tensor_class
 from dpnn_bridge.optim.exact import double
 from dpnn_bridge.optim.full_batch import curvatures, rprop
-from dpnn_bridge.training.flat_vector import FlatField, as_vector, split_flat
+from dpnn_bridge.training.flat_vector import FlatField, as_vector, count_elements, split_flat
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ class LBFGSMethod(Method):
             )
 
         def vector(value: Any, name: str) -> Tensor:
-            hidden = sum(f.size for f in of_dpnn) - sum(f.size for f in fields)
-            if hidden > 0 and as_vector(value).numel() == sum(f.size for f in of_dpnn):
+            hidden = count_elements(of_dpnn) - count_elements(fields)
+            if hidden > 0 and as_vector(value).numel() == count_elements(of_dpnn):
                 raise ConversionError(
                     f"{name} is a vector of dpnn's getParameters(), whose {hidden} additional elements affect "
                     "the step; remove the state from the table to continue with the hyperparameters alone"

@@ -131,10 +131,11 @@ def _shared_buffers(modules: Iterable[nn.Module], others: Iterable[nn.Module]) -
     """
     buffers: dict[tuple[nn.Module, int], Tensor] = {}
     undefined: list[nn.Module] = []
-    previous: list[nn.Module | None] = [None]  # the layer that ran before
+    previous: nn.Module | None = None  # the layer that ran before
 
     def after_layer(module: nn.Module, *_: Any) -> None:
-        previous.append(module)
+        nonlocal previous
+        previous = module
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
         inputs = {storage_id(t): t.shape for t in nested.tensors(args)}
@@ -147,7 +148,7 @@ def _shared_buffers(modules: Iterable[nn.Module], others: Iterable[nn.Module]) -
             if key not in buffers or buffers[key].dtype != result.dtype:
                 buffers[key] = result.clone()
             in_place = inputs.get(storage_id(buffers[key])) == result.shape
-            if in_place and module is previous[-1] and _name(module) in _UNDEFINED:
+            if in_place and module is previous and _name(module) in _UNDEFINED:
                 undefined.append(module)
                 result = torch.full_like(result, torch.nan)
             return buffers[key].resize_(result.shape).copy_(result)

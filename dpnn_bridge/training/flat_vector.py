@@ -173,20 +173,28 @@ def as_vector(vector: Any) -> Tensor:
     return torch.as_tensor(require_unmasked(vector), dtype=dtype)
 
 
+def count_elements(fields: Iterable[FlatField]) -> int:
+    """Return the number of elements of a flat vector."""
+    return sum(field.size for field in fields)
+
+
 def hidden_elements(target: nn.Module | Iterable[nn.Parameter]) -> int:
     """Return the number of elements that dpnn's ``getParameters()`` appends to those of nn, see :func:`flatten`."""
     if not isinstance(target, nn.Module):
         return 0
-    return sum(f.size for f in flat_fields(target, "dpnn")) - sum(f.size for f in flat_fields(target))
+    return count_elements(flat_fields(target, "dpnn")) - count_elements(flat_fields(target))
 
 
 def package_of(target: nn.Module | Iterable[nn.Parameter]) -> Package:
     """Return ``"dpnn"`` if the parameters of a module were in a vector of dpnn's ``getParameters()`` in its file."""
-    if not isinstance(target, nn.Module) or not hidden_elements(target):
+    if not isinstance(target, nn.Module):
+        return "nn"
+    length = count_elements(flat_fields(target, "dpnn"))
+    if length == count_elements(flat_fields(target)):
         return "nn"
     records = filter(None, map(record_of, target.modules()))
     lengths = {place.length for record in records for place in record.places.values()}
-    return "dpnn" if sum(f.size for f in flat_fields(target, "dpnn")) in lengths else "nn"
+    return "dpnn" if length in lengths else "nn"
 
 
 def split_flat(fields: list[FlatField], vector: Any, what: str, of_dpnn: Sequence[FlatField] = ()) -> list[Tensor]:
@@ -279,8 +287,8 @@ def load_flat(module: nn.Module, vector: Tensor | LuaTensor | np.ndarray | Seque
         ConversionError: the number of elements differs from that of all parameters.
     """
     fields, count = flat_fields(module), as_vector(vector).numel()
-    if count != sum(f.size for f in fields):
-        hidden = flat_fields(module, "dpnn")
-        fields = hidden if count == sum(f.size for f in hidden) else fields
+    if count != count_elements(fields):
+        of_dpnn = flat_fields(module, "dpnn")
+        fields = of_dpnn if count == count_elements(of_dpnn) else fields
     for field, value in zip(fields, split_flat(fields, vector, "the flat vector"), strict=True):
         field.parameter.copy_(value)
