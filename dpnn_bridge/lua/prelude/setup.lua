@@ -16,21 +16,23 @@ function bridge.collect()
    collect()  -- the first run calls finalizers, the second frees memory
    return collect('count')  -- kilobytes that Lua itself uses
 end
--- lupa keeps the Python objects in Lua in a weak table with slots from luaL_ref. Without free slots, luaL_ref takes the slot of an object
--- that Lua has collected and lupa has not released yet, and the release then frees the slot of the new object: Lua gets wrong objects.
-local references, RESERVE, last, left = debug.getregistry().LUPA_PYTHON_REFERENCES_TABLE, 2 ^ 16, 0, 0
-for slot in pairs(references or {}) do last = math.max(last, slot) end
-function bridge.reserve()  -- called before Lua gets an object: keeps at least RESERVE slots free
-   left = left - 1
-   if left > 0 or not references then return end
-   left = RESERVE / 8  -- a call may bring several objects
-   local slot, free = references[0] or 0, 0
-   while slot > 0 and free < 2 * RESERVE do slot, free = references[slot], free + 1 end
-   if slot > 0 then return end
-   local first = last + 1
-   last = last + 2 * RESERVE
-   for i = first, last do references[i] = i + 1 end
-   references[last], references[0] = references[0] or 0, first
+-- lupa keeps the Python objects in Lua in a weak table with slots from luaL_ref, and mixes them up in two ways. Between the moment when
+-- Lua clears weak tables and the finalizers of the objects, an object that Lua gets again has two userdata, and the finalizer of the
+-- first one releases the second one. Without free slots, luaL_ref takes the slot of a collected object, which its finalizer frees.
+local references, RESERVE, last = debug.getregistry().LUPA_PYTHON_REFERENCES_TABLE or {}, 2 ^ 14, 0
+for slot in pairs(references) do last = math.max(last, slot) end
+local witness, boundary = setmetatable({}, {__mode = 'v'}), last
+function bridge.reserve()  -- called before Lua gets an object
+   if not witness[1] then  -- weak tables have been cleared: run the finalizers
+      repeat until collect('step', 2 ^ 20)
+      witness[1] = {}
+   end
+   if references[boundary] ~= boundary + 1 then  -- lupa has used all slots up to the boundary, RESERVE are left
+      local first = last + 1
+      boundary, last = last + RESERVE, last + 2 * RESERVE
+      for i = first, last do references[i] = i + 1 end
+      references[last], references[0] = references[0] or 0, first
+   end
 end
 bridge.reserve()
 function bridge.locked(f)  -- no other Python thread runs Lua until f returns

@@ -69,6 +69,7 @@ end
 
 local CALLER = jit and 2 or 4  -- the level of the caller below two tail calls, which LuaJIT does not count
 local function bind_many(f, ...)
+   reserve()
    local args, converted = {n = select('#', ...), ...}, {}
    for i = 1, args.n do converted[i] = argument(args[i]) end
    return finish(CALLER, args, refresh_if_changed(changes[0], args, f(unpack(converted, 1, args.n))))
@@ -77,6 +78,7 @@ end
 -- A Lua function that calls a Python function. Errors are reported at its caller, so wrappers must use a tail call (return f(...)).
 local function bind(f)
    return function(...)
+      reserve()
       local n = select('#', ...)
       local a, b, c, d = ...
       local before, code, v, t, w, u, x, y
