@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,18 +45,44 @@ def place_of(tensor: Any) -> Place | None:
     return Place(tensor.storage.origin, tensor.storage.size, tensor.offset, tensor.size)
 
 
-def filled_storages(root: nn.Module, others: Iterable[Place]) -> set[int]:
-    """Return the numbers of the storages of the file that are filled.
+#: the tensors of a model that were in one storage of the file: first element -> position, module, name, field, gradient
+_Members = dict[int, tuple[Place, nn.Module, str, Field, bool]]
+
+
+def filled_storages(root: nn.Module) -> set[int]:
+    """Return the numbers of the storages of the file that the parameters and buffers of a model fill now."""
+    computed = sum(size for _, size in computed_fields(root))
+    stored = _stored_members(root, gradients=False)
+    return {n for n, members in stored.items() if _is_filled(members, computed, lambda tensor, _: tensor.dtype)}
+
+
+def _stored_members(root: nn.Module, *, gradients: bool) -> dict[int, _Members]:
+    """Return the tensors of a model by the number of their storage in the file."""
+    found: dict[int, _Members] = defaultdict(dict)
+    for module, record, name, field in _stored_fields(root):
+        for gradient in (False, True)[: 1 + gradients]:
+            place = record.places.get(grad_field(name, field) if gradient else name)
+            if place is not None:
+                found[place.origin].setdefault(place.start, (place, module, name, field, gradient))
+    return found
+
+
+def _is_filled(members: _Members, computed: int, kind_of: Callable[[Tensor, nn.Module], Any]) -> bool:
+    """Return whether the current tensors lie one after another, fill their storage and are of one kind.
 
     Args:
-        root: the model, whose parameters and buffers are counted.
-        others: positions of other tensors, such as weights that the model computes.
+        members: the tensors.
+        computed: number of elements that dpnn's ``getParameters()`` appends, see :func:`computed_fields`.
+        kind_of: function ``kind_of(tensor, module)`` that returns what elements of one storage have in common.
     """
-    members: dict[int, dict[int, Place]] = defaultdict(dict)
-    own = (place for _, record, name, _ in _stored_fields(root) if (place := record.places.get(name)) is not None)
-    for place in (*own, *others):
-        members[place.origin].setdefault(place.start, place)
-    return {origin for origin, found in members.items() if _is_filled(found.values())}
+    end, length, kinds = 0, 0, set()
+    for place, module, _, field, _ in map(members.__getitem__, sorted(members)):
+        tensor = current(module, field.attribute)
+        if tensor is None or tensor.numel() != place.size or place.start != end:
+            return False  # a layer was resized, or there is a gap
+        kinds.add(kind_of(tensor, module))
+        end, length = end + place.size, place.length
+    return len(kinds) == 1 and end in (length, length - computed)
 
 
 def _stored_fields(root: nn.Module) -> Iterator[tuple[nn.Module, LuaRecord, str, Field]]:
@@ -68,16 +94,6 @@ def _stored_fields(root: nn.Module) -> Iterator[tuple[nn.Module, LuaRecord, str,
             is_none = leaf in owner._parameters and owner._parameters[leaf] is None
             if record is not None and not is_none and tie_of(owner, leaf) is None:
                 yield module, record, name, field
-
-
-def _is_filled(places: Iterable[Place]) -> bool:
-    """Return whether the tensors at some positions in one storage lie one after another and fill the storage."""
-    end, length = 0, 0
-    for place in sorted(places, key=lambda p: p.start):
-        if place.start != end:
-            return False
-        end, length = place.start + place.size, place.length
-    return end == length
 
 
 def stored_places(root: nn.Module) -> dict[str, dict[str, list[int]]]:
@@ -133,22 +149,16 @@ class FlatStorages:
         gradients: whether to include the storages of gradients.
         load: function ``load(module, name, field, gradient)`` that returns the elements of a field as an array, in
             Lua's order.
-        class_of: function ``class_of(module, field)`` that returns the Lua tensor class of a field.
+        class_of: function ``class_of(tensor, module)`` that returns the Lua class of a tensor of a module.
     """
 
     def __init__(
         self, root: nn.Module, gradients: bool, load: Callable[..., np.ndarray], class_of: Callable[..., str]
     ) -> None:
         self._load, self._class_of = load, class_of
-        #: storage -> first element -> position and arguments of ``load`` of the tensor that starts there
-        self._members: dict[int, dict[int, tuple[Place, tuple[Any, ...]]]] = defaultdict(dict)
+        self._members = _stored_members(root, gradients=gradients)
         self._storages: dict[int, LuaStorage | None] = {}
         self._computed = computed_fields(root)
-        for module, record, name, field in _stored_fields(root):
-            for gradient in (False, True)[: 1 + gradients]:
-                place = record.places.get(grad_field(name, field) if gradient else name)
-                if place is not None:
-                    self._members[place.origin].setdefault(place.start, (place, (module, name, field, gradient)))
 
     def find(self, place: Place, module: nn.Module, tensor: Tensor) -> LuaStorage | None:
         """Return the storage of a position; None if it is incomplete or has elements of another module there.
@@ -161,39 +171,32 @@ class FlatStorages:
             module: the module with the tensor.
             tensor: the parameter or buffer to write at the position; for a gradient, its parameter.
         """
-        if place.start not in self._members[place.origin]:
+        members = self._members.get(place.origin, {})
+        if place.start not in members:
             return None
-        owner, _, field, _ = self._members[place.origin][place.start][1]
+        _, owner, _, field, _ = members[place.start]
         if record_of(owner) is not record_of(module):  # a plain copy of a parametrized layer has its record
             stored = current(owner, field.attribute)
             if stored is None or memory_of(local(stored)) != memory_of(local(tensor)):
                 return None
         if place.origin not in self._storages:
-            self._storages[place.origin] = self._create(place)
+            self._storages[place.origin] = self._create(place, members)
         return self._storages[place.origin]
 
-    def _create(self, place: Place) -> LuaStorage | None:
-        members = [self._members[place.origin][start] for start in sorted(self._members[place.origin])]
-        ends = [0, *(p.start + p.size for p, _ in members)]
-        starts = [p.start for p, _ in members]
-        arguments = [a for _, a in members]
-        classes = {self._class_of(module, field) for module, _, field, _ in arguments}
-        if ends[:-1] != starts or len(classes) != 1 or len(members) == 1:
+    def _create(self, place: Place, members: _Members) -> LuaStorage | None:
+        computed = sum(size for _, size in self._computed)
+        if len(members) == 1 or not _is_filled(members, computed, self._class_of):
             return None
-        sizes = [0 if t is None else t.numel() for m, _, f, _ in arguments for t in (current(m, f.attribute),)]
-        if sizes != [p.size for p, _ in members]:  # a layer was resized
-            return None
-        if ends[-1] != place.length:
-            gradient = arguments[0][-1]
-            arguments += [(*site, gradient) for site, _ in self._computed]
-            if ends[-1] + sum(size for _, size in self._computed) != place.length:
-                return None
+        first, *_ = arguments = [members[start][1:] for start in sorted(members)]
+        if sum(p.size for p, *_ in members.values()) != place.length:
+            arguments += [(*site, first[-1]) for site, _ in self._computed]
 
         def load() -> np.ndarray:
             return np.concatenate([self._load(*a) for a in arguments])
 
         # only one process writes the file, so all processes gather distributed parameters now
         distributed = any(is_distributed(get_tensor(module, field.attribute)) for module, _, field, _ in arguments)
-        storage = LuaStorage(classes.pop().replace("Tensor", "Storage"), place.length, load() if distributed else load)
+        kind = self._class_of(current(first[0], first[2].attribute), first[0])
+        storage = LuaStorage(kind.replace("Tensor", "Storage"), place.length, load() if distributed else load)
         storage.replaces = place.origin
         return storage

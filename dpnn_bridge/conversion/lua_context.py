@@ -251,7 +251,7 @@ class LuaConversion(LuaContext):
         record = record_of(root)
         self._casts, self._model_type = {}, None
         if self.compose:  # otherwise the storages contain the model's own tensors
-            self._flat = FlatStorages(root, self.gradients, self._elements, self._class_of_field)
+            self._flat = FlatStorages(root, self.gradients, self._elements, self.class_of)
         self._find_casts(root)
         if self._model_type is None and (own := _floating(root)) is not None:  # tensors that no Lua field contains
             self._model_type = self.class_of(own, root)

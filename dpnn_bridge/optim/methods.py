@@ -246,7 +246,7 @@ def _check_exported(target: Target) -> None:
     """Raise a ConversionError if the export has other parameters than the model, whose vectors would not fit it."""
     if not isinstance(target, nn.Module):
         return
-    if any(type(module) is nn.LSTM for module, _, _ in parameters(target)):
+    if any(isinstance(module, nn.LSTM) for module, _, _ in parameters(target)):
         what = "an nn.LSTM has two biases, and its layer in Torch7 their sum and one matrix of both weights"
         raise ConversionError(f"the state of the optimizer does not fit: {what}; start a new state in Torch7")
     for name, module in target.named_modules():

@@ -26,7 +26,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTensor
 
 #: layers of PyTorch that the export divides into linear layers
-_STEPWISE = {nn.GRU, nn.RNN, nn.GRUCell, nn.LSTMCell, nn.RNNCell}
+_STEPWISE = (nn.GRU, nn.RNN, nn.GRUCell, nn.LSTMCell, nn.RNNCell)
 #: names of their parameters, also of pruned ones
 _NAME_IN_STEP = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?(?:_orig)?")
 
@@ -120,15 +120,14 @@ def flat_fields(target: nn.Module | Iterable[nn.Parameter], package: Package = "
         elif (id(owner), leaf) not in fields:
             places[id(owner), leaf] = place
             fields[id(owner), leaf] = FlatField(_computed(owner, leaf), module, spec.layout)
-    filled = filled_storages(target, (place for place in places.values() if place is not None))
-    return [fields[key] for key in _as_stored(places, filled)]
+    return [fields[key] for key in _as_stored(places, filled_storages(target))]
 
 
 def _as_exported(sites: Iterable[ParameterSite]) -> Iterator[ParameterSite]:
     """Yield parameters in the order that they have after the export: a weight of a GRU is followed by its bias."""
     for module, own in groupby(sites, key=lambda site: site[0]):
         listed = list(own)
-        yield from sorted(listed, key=_position_in_step) if type(module) in _STEPWISE else listed
+        yield from sorted(listed, key=_position_in_step) if isinstance(module, _STEPWISE) else listed
 
 
 def _position_in_step(site: ParameterSite) -> tuple[int, bool, bool, bool]:

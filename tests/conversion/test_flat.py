@@ -81,6 +81,16 @@ def test_a_layer_that_was_resized_leaves_the_storage(tmp_path: Path) -> None:
     assert flatten(dpnn_bridge.load(tmp_path / "m.t7")).tolist() == [*range(16), *[1.0] * 15]
 
 
+def test_a_vector_of_resized_layers_has_the_order_of_the_written_file() -> None:
+    model = to_torch(fresh("nn.Sequential", "torch.DoubleTensor", *checkpoint()["model"]["modules"].as_list()[::-1]))
+    assert isinstance(model[1], torch.nn.Linear)
+    model[1].weight = torch.nn.Parameter(torch.ones(4, 5, dtype=torch.double))
+    model[1].in_features = 5
+    fields = [layer[name] for layer in to_lua(model)["modules"].as_list() for name in ("weight", "bias")]
+    assert len({id(t.storage) for t in fields}) == 4  # in real Torch7, getParameters() has their order
+    assert flatten(model).tolist() == np.concatenate([t.numpy().reshape(-1) for t in fields]).tolist()
+
+
 def test_buffers_fill_a_storage_too() -> None:
     kind, storage = "torch.DoubleTensor", LuaStorage("torch.DoubleStorage", 8, np.arange(8, dtype=np.float64))
     order = ("running_mean", "bias", "running_var", "weight")
@@ -216,21 +226,29 @@ def flattened(model: LuaObject, sites: list[tuple[LuaObject, str]], spare: int =
     return LuaTable({"model": model, "parameters": LuaTensor("torch.DoubleTensor", (len(elements),), (1,), 0, storage)})
 
 
-def weight_norm(spare: int) -> LuaTable:
-    """A linear layer and an ``nn.WeightNorm``, whose weight of 12 elements has a place in dpnn's vector only."""
+def weight_norm(spare: int, step: int = 1) -> LuaTable:
+    """A linear layer and an ``nn.WeightNorm``, whose weight of 12 elements has a place in dpnn's vector only.
+
+    Args:
+        spare: number of elements after those of the parameters.
+        step: -1 if the parameters are stored in reverse order.
+    """
     norm = read_t7(FIXTURES / "dpnn/head/hidden/hidden_flat.t7")["cases"][1]["module"]
     linear = checkpoint()["model"]["modules"][2]
     model = fresh("nn.Sequential", "torch.DoubleTensor", linear, norm)
     sites = [(linear, "weight"), (linear, "bias"), (norm, "v"), (norm, "g"), (norm, "bias")]
-    result = flattened(model, sites, spare)
+    result = flattened(model, sites[::step], spare)
     norm["modules"][1].fields["bias"] = norm["bias"]
     return result
 
 
 @pytest.mark.parametrize("spare", [0, 12])
+@pytest.mark.parametrize("step", [1, -1])
 @pytest.mark.parametrize("through_pt", [False, True])
-def test_vector_with_a_weight_norm_is_one_storage_again(spare: int, through_pt: bool, tmp_path: Path) -> None:
-    table = weight_norm(spare)
+def test_vector_with_a_weight_norm_is_one_storage_again(
+    spare: int, step: int, through_pt: bool, tmp_path: Path
+) -> None:
+    table = weight_norm(spare, step)
     model = moved(table)
     if through_pt:
         dpnn_bridge.save(tmp_path / "m.pt", model)

@@ -197,17 +197,20 @@ def test_vectors_of_recurrent_layers_of_pytorch_have_the_order_of_the_export(lay
     assert torch.equal(state, training.flatten(layer, gradients=True))
 
 
-def test_own_parameters_of_a_subclass_of_a_cell_come_last() -> None:
+def test_a_subclass_of_a_cell_has_its_order_and_its_own_parameters_last() -> None:
     class Scaled(nn.GRUCell):
-        def __init__(self) -> None:
-            super().__init__(3, 4)
-            self.scale = nn.Parameter(torch.full((1,), 7.0))
+        pass
 
-    assert training.flatten(Scaled())[-1] == 7
+    torch.manual_seed(0)
+    cell, scaled = nn.GRUCell(3, 4), Scaled(3, 4)
+    scaled.load_state_dict(cell.state_dict())
+    scaled._parameters = {"scale": nn.Parameter(torch.full((1,), 7.0)), **scaled._parameters}
+    assert torch.equal(training.flatten(scaled), torch.cat([training.flatten(cell), torch.tensor([7.0])]))
 
 
-def test_the_state_of_an_lstm_of_pytorch_is_refused() -> None:
-    layer = nn.Sequential(nn.LSTM(3, 4))
+@pytest.mark.parametrize("kind", [nn.LSTM, type("Own", (nn.LSTM,), {})])
+def test_the_state_of_an_lstm_of_pytorch_is_refused(kind: type[nn.LSTM]) -> None:
+    layer = nn.Sequential(kind(3, 4))
     optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
     assert optim.to_lua(optimizer, layer)["momentum"] == 0.9
     for p in layer.parameters():
