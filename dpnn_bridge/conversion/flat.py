@@ -96,6 +96,11 @@ def _stored_fields(root: nn.Module) -> Iterator[tuple[nn.Module, LuaRecord, str,
                 yield module, record, name, field
 
 
+def _is_computed(module: nn.Module, field: Field) -> bool:
+    owner, leaf = resolve(module, field.attribute)
+    return leaf not in owner._parameters and leaf not in owner._buffers
+
+
 def stored_places(root: nn.Module) -> dict[str, dict[str, list[int]]]:
     """Return the positions of a model's tensors in flat storages: module name -> field -> numbers of a :class:`Place`.
 
@@ -160,22 +165,23 @@ class FlatStorages:
         self._storages: dict[int, LuaStorage | None] = {}
         self._computed = computed_fields(root)
 
-    def find(self, place: Place, module: nn.Module, tensor: Tensor) -> LuaStorage | None:
-        """Return the storage of a position; None if it is incomplete or has elements of another module there.
+    def find(self, place: Place, module: nn.Module, name: str, tensor: Tensor) -> LuaStorage | None:
+        """Return the storage of a position; None if it is incomplete or has elements of another tensor there.
 
-        Layers with a shared weight have the same position. A copy of a module has it too, but other memory, as has a
-        weight that a parametrization computes.
+        Tensors that share their memory have the same position. A copy of a module has it too, but other memory.
 
         Args:
             place: the position.
             module: the module with the tensor.
+            name: name of its field.
             tensor: the parameter or buffer to write at the position; for a gradient, its parameter.
         """
         members = self._members.get(place.origin, {})
         if place.start not in members:
             return None
-        _, owner, _, field, _ = members[place.start]
-        if record_of(owner) is not record_of(module):  # a plain copy of a parametrized layer has its record
+        _, owner, known, field, _ = members[place.start]
+        is_field = record_of(owner) is record_of(module) and known == name
+        if not (is_field and _is_computed(owner, field)):  # a computed tensor has other memory each time
             stored = current(owner, field.attribute)
             if stored is None or memory_of(local(stored)) != memory_of(local(tensor)):
                 return None

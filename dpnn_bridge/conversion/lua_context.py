@@ -289,10 +289,7 @@ class LuaConversion(LuaContext):
         record = record_of(module)
         if gradient and record and record.gradients.get(name):
             value = torch.zeros_like(value)
-        return lua_storage(self._class_of_field(module, spec), value).numpy()
-
-    def _class_of_field(self, module: nn.Module, spec: Field) -> str:
-        return self.class_of(tensors.written_tensor(module, spec), module)
+        return lua_storage(self.class_of(tensors.written_tensor(module, spec), module), value).numpy()
 
     def _own_tensor(self, module: nn.Module) -> Tensor | None:
         """Return the first floating point tensor in the module's own tensor fields."""
@@ -357,7 +354,9 @@ class LuaConversion(LuaContext):
         key = (identity, spec.layout, kind, gradient, number)
         shape = tuple(value.shape)
         place = record.places.get(fields.grad_field(name, spec) if gradient else name) if record else None
-        flat = self._flat.find(place, module, tensor) if self._flat and place and value.numel() == place.size else None
+        flat = None
+        if self._flat and place and value.numel() == place.size:
+            flat = self._flat.find(place, module, name, tensor)
         if flat is not None and place is not None and (key, shape) not in self._tensors:
             self._alive.append(tensor)
             self._tensors[key, shape] = strided(kind, shape, flat, place.start)

@@ -132,7 +132,7 @@ class Faults:
             return {}
         output = self._one_buffer.output
         if self._one_buffer.is_undefined:
-            output = _without_undefined(output, self.expected)
+            output = _without_undefined(output, self._one_buffer.plain, self.expected)
         return {d.name: d for d in self.compare(output)}
 
     @cached_property
@@ -245,12 +245,13 @@ class Faults:
         return self.model, kind.partition(".")[0]
 
 
-def _without_undefined(output: Any, expected: Any) -> Any:
-    """Replace the elements of an output that Torch7 does not define, which are NaN, by the expected ones."""
-    if isinstance(output, Tensor) and isinstance(expected, Tensor) and output.shape == expected.shape:
-        return expected.to(output).where(output.isnan(), output)
-    if isinstance(output, (list, tuple)) and isinstance(expected, (list, tuple)) and len(output) == len(expected):
-        return [_without_undefined(*pair) for pair in zip(output, expected, strict=True)]
+def _without_undefined(output: Any, plain: Any, expected: Any) -> Any:
+    """Replace the elements of an output that only one buffer makes NaN, which Torch7 does not define."""
+    values = output, plain, expected
+    if all(isinstance(v, Tensor) and v.shape == output.shape for v in values):
+        return expected.to(output).where(output.isnan() & ~plain.isnan(), output)
+    if all(isinstance(v, (list, tuple)) and len(v) == len(output) for v in values):
+        return [_without_undefined(*parts) for parts in zip(*values, strict=True)]
     return output
 
 

@@ -36,14 +36,27 @@ _SAME_GRADIENT = frozenset(("nn.Identity", "nn.View", "nn.Reshape", "nn.AddConst
 _USES_OUTPUT = frozenset(f"nn.{name}" for name in ("Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp"))
 #: classes whose gradients of weights in Torch7 use the input of the last use, unfolded in a buffer
 _USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"))
-#: classes that overwrite their input while they read it, if they occur twice in a row: Torch7's result is undefined
+#: classes that overwrite their input while they read it, if it is the result of an earlier use: Torch7's is undefined
 _UNDEFINED = frozenset(
     f"nn.{name}"
     for name in (
-        *("Linear", "Padding", "SpatialAveragePooling", "SpatialConvolutionMap", "SpatialCrossMapLRN"),
-        *("SpatialDilatedConvolution", "SpatialMaxPooling", "SpatialSubSampling", "TemporalConvolution"),
+        *("Cosine", "Linear", "LinearWeightNorm", "Padding", "PartialLinear", "SpatialAveragePooling"),
+        *("SpatialConvolutionMap", "SpatialCrossMapLRN", "SpatialDilatedConvolution", "SpatialFullConvolutionMap"),
+        *("SpatialMaxPooling", "SpatialSubSampling", "SpatialZeroPadding", "TemporalConvolution"),
+        *("TemporalRowConvolution", "TemporalSubSampling", "Transpose", "VolumetricAveragePooling"),
+        "VolumetricDilatedConvolution",
     )
 )
+#: layers whose result in Torch7 has the memory of their input; others copy, for example nn.Narrow
+_SHARES_INPUT = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("CategoricalEntropy", "Collapse", "Constant", "Contiguous", "Convert", "CopyGrad", "FlattenTable"),
+        *("GradientReversal", "Identity", "L1Penalty", "NarrowTable", "PrintSize", "Replicate", "Reshape"),
+        *("ReverseTable", "SelectTable", "SplitTable", "Squeeze", "Unsqueeze", "View", "ZeroGrad", "ZipTable"),
+        "ZipTableOneToMany",
+    )
+) | {"nngraph.JustElement", "nngraph.JustTable"}
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
 _IF_ONCE = frozenset(
     f"nn.{name}"
@@ -63,11 +76,13 @@ class OneBuffer:
 
     Attributes:
         output: the output of this forward pass, after :meth:`affected`.
+        plain: the output of PyTorch's forward pass, after :meth:`affected`.
         used: the ``id`` of each of these modules that ran several times, after :meth:`affected`.
         is_undefined: whether one of them reads its own result, so that no result of Torch7 can be expected.
     """
 
     output: Any = None
+    plain: Any = None
     used: frozenset[int] = frozenset()
     is_undefined = False
 
@@ -85,7 +100,7 @@ class OneBuffer:
         plain, shared = self._unused.copy(), self._unused.copy()
         try:
             with torch.no_grad():
-                _, expected, uses = _summaries(plain, forward)
+                self.plain, expected, uses = _summaries(plain, forward)
                 self.used = frozenset(self._unused.ids[i] for i in self._repeated if uses[i] > 1)
                 modules = list(shared.modules())
                 with _shared_buffers([modules[i] for i in self._repeated], modules) as undefined:
@@ -120,47 +135,49 @@ class OneBuffer:
 
 
 @contextmanager
-def _shared_buffers(modules: Iterable[nn.Module], others: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
+def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
     """Write all results of each module into one tensor, unless a result is a view of an input.
 
     Args:
-        modules: the modules with one tensor.
-        others: all modules.
+        repeated: the modules with one tensor.
+        modules: all modules.
 
     Returns: a list, to which modules are added whose results are undefined and become NaN.
     """
+    several = set(repeated)
     buffers: dict[tuple[nn.Module, int], Tensor] = {}
     undefined: list[nn.Module] = []
-    previous: nn.Module | None = None  # the layer that ran before
-
-    def after_layer(module: nn.Module, *_: Any) -> None:
-        nonlocal previous
-        previous = module
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
-        inputs = {storage_id(t): t.shape for t in nested.tensors(args)}
+        inputs = {storage_id(t): t for t in nested.tensors(args)}
         position = count()
+        is_inplace = _is_inplace(module)
+        shares = bool(module._modules) or is_inplace or _name(module) in _SHARES_INPUT
 
-        def in_buffer(result: Tensor) -> Tensor:
-            if storage_id(result) in inputs:
+        def stored(result: Tensor) -> Tensor:
+            is_shared = storage_id(result) in inputs
+            if is_shared and shares:
                 return result
+            if is_inplace and len(inputs) == 1:  # the modules of a .t7 do not change their input
+                ((memory, given),) = inputs.items()
+                if given.shape == result.shape and any(storage_id(buffer) == memory for buffer in buffers.values()):
+                    return given.copy_(result)
+            if module not in several:
+                return result.clone() if is_shared else result
             key = module, next(position)
             if key not in buffers or buffers[key].dtype != result.dtype:
                 buffers[key] = result.clone()
-            in_place = inputs.get(storage_id(buffers[key])) == result.shape
-            if in_place and module is previous and _name(module) in _UNDEFINED:
+            given = inputs.get(storage_id(buffers[key]))
+            if given is not None and given.shape == result.shape and _name(module) in _UNDEFINED:
                 undefined.append(module)
                 result = torch.full_like(result, torch.nan)
             return buffers[key].resize_(result.shape).copy_(result)
 
-        return nested.map_tensors(in_buffer, output)
+        return nested.map_tensors(stored, output)
 
     with ExitStack() as stack:
         for module in modules:
             stack.callback(module.register_forward_hook(after_forward).remove)
-        for module in others:
-            if not module._modules:
-                stack.callback(module.register_forward_hook(after_layer).remove)
         yield undefined
 
 

@@ -100,6 +100,26 @@ def test_buffers_fill_a_storage_too() -> None:
     assert flatten(to_torch(to_lua(to_torch(model)))).tolist() == [2, 3, 6, 7]
 
 
+def test_tensors_on_one_place_that_are_set_apart_are_written_apart() -> None:
+    kind, storage = "torch.DoubleTensor", LuaStorage("torch.DoubleStorage", 4, np.arange(4, dtype=np.float64))
+    start = {"weight": 0, "bias": 0, "running_mean": 2, "running_var": 2}
+    fields = {name: LuaTensor(kind, (2,), (1,), offset, storage) for name, offset in start.items()}
+    norm = to_torch(fresh("nn.BatchNormalization", kind, **fields, eps=1e-5, momentum=0.1, affine=True, train=True))
+    first, second = torch.tensor([5.0, 6.0]).double(), torch.tensor([7.0, 8.0]).double()
+    norm.bias, norm.running_var = torch.nn.Parameter(first), second
+    written = to_lua(norm)
+    assert written["bias"].numpy().tolist() == first.tolist()
+    assert written["running_var"].numpy().tolist() == second.tolist()
+
+
+def test_a_shallow_copy_with_another_weight_is_written_apart() -> None:
+    first, last = to_torch(checkpoint()["model"])
+    other = copy.copy(first)
+    other._parameters = {**first._parameters, "weight": torch.nn.Parameter(first.weight.detach() + 100)}
+    layers = to_lua(torch.nn.Sequential(first, last, other))["modules"].as_list()
+    assert layers[2]["weight"].numpy().tolist() == (layers[0]["weight"].numpy() + 100).tolist()
+
+
 def test_a_copy_beside_the_original_has_its_own_weights(tmp_path: Path) -> None:
     net = to_torch(checkpoint()["model"])
     dpnn_bridge.save(tmp_path / "two.t7", torch.nn.Sequential(net, copy.deepcopy(net)))
