@@ -182,8 +182,10 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
 
 
 def _name(module: nn.Module) -> str:
-    record = record_of(module)
-    return registry.mapping_of(module).name_of(module) if record is None else record.class_name
+    record, mapping = record_of(module), registry.mapping_of(module)
+    if record is not None:
+        return record.class_name
+    return mapping.name_of(module) if mapping.names else ""
 
 
 def _is_inplace(module: nn.Module) -> bool:

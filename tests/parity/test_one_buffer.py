@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge import verify
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.conversion import to_torch
+from dpnn_bridge.conversion.lua_values import fresh, lua_value
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable
@@ -30,6 +31,13 @@ def branches() -> nn.Sequential:
     shared = nn.Tanh()
     sides = (nn.Sequential(nn.Linear(4, 4), shared) for _ in range(2))
     return nn.Sequential(ConcatTable(*sides), CAddTable(), nn.Linear(4, 3)).double()
+
+
+class Root(nn.Module):
+    """The square root of negative numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sqrt(-x)
 
 
 def of_torch7(model: nn.Sequential, x: Tensor) -> Tensor:
@@ -67,6 +75,53 @@ def test_a_linear_layer_that_reads_its_own_result_is_a_known_difference() -> Non
         model = nn.Sequential(nn.Linear(4, 4), shared, shared).double()
         assert verdict(model, x, model(x).detach()) == Verdict.EQUAL
         assert verdict(model, x, torch.randn(2, 4).double()) == expected
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [
+        (nn.Identity(), Verdict.KNOWN),
+        (nn.ReLU(inplace=True), Verdict.KNOWN),
+        (nn.Tanh(), Verdict.DIFFERENT),
+        (nn.Dropout(0.0), Verdict.DIFFERENT),  # PyTorch returns the input, Torch7 copies it
+    ],
+    ids=repr,
+)
+def test_a_layer_between_may_pass_on_the_result(between: nn.Module, expected: Verdict) -> None:
+    shared, x = nn.Linear(4, 4), torch.randn(2, 4).double()
+    model = nn.Sequential(shared, between, shared).double()
+    assert verdict(model, x, torch.randn(2, 4).double()) == expected
+
+
+def test_an_inplace_layer_of_torch7_overwrites_the_result() -> None:
+    fields = {"inplace": True, "constant_scalar": 1, "train": True}
+    between = to_torch(fresh("nn.AddConstant", "torch.DoubleTensor", **fields))
+    shared = nn.Linear(4, 4).double()
+    model, x = nn.Sequential(shared, between, shared), torch.randn(2, 4).double()
+    given = x.clone()
+    assert verdict(model, x, torch.randn(2, 4).double()) == Verdict.KNOWN
+    first = nn.Sequential(between, nn.Tanh(), shared, shared)
+    assert verdict(first, x, torch.randn(2, 4).double()) == Verdict.KNOWN
+    assert torch.equal(x, given)  # the input of the reference stays
+
+
+@pytest.mark.parametrize("other", [nn.Hardswish(), Root()], ids=repr)
+def test_gradients_of_a_model_with_a_layer_without_a_lua_class_are_compared(other: nn.Module) -> None:
+    model, x = nn.Sequential(*chain(nn.Tanh()), other).double(), -torch.rand(2, 4).double()
+    table = reference(x, model(x).detach())
+    table["gradOutput"], table["gradInput"] = lua_value(torch.ones(2, 3).double()), lua_value(torch.ones(2, 4).double())
+    found = {d.name: d.verdict for d in check_module(model, table).differences}
+    assert found["gradInput"] in (Verdict.KNOWN, Verdict.DIFFERENT)
+
+
+def test_a_nan_that_is_no_undefined_result_is_different() -> None:
+    shared, x = nn.Linear(4, 4), torch.randn(2, 4).double()
+    model = ConcatTable(nn.Sequential(shared, shared), nn.Sequential(nn.Linear(4, 3), nn.Softplus(), Root())).double()
+    undefined, _ = (y.detach() for y in model(x))
+    table = reference(x, torch.zeros(0))
+    table["output"] = lua_value([undefined + 1, torch.randn(2, 3).double()])
+    found = {d.name: d.verdict for d in check_module(model, table).differences}
+    assert [found["output[1]"], found["output[2]"]] == [Verdict.KNOWN, Verdict.DIFFERENT]
 
 
 def test_results_that_an_undefined_one_does_not_reach_are_compared() -> None:
