@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.storage import storage_id
-from dpnn_bridge.conversion import fields
+from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.lua_values import new_tensor
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.loaders.serial import Mode, serial_form
@@ -88,7 +88,7 @@ def update_parameters(module: nn.Module, learning_rate: float) -> None:
 @checks_arguments
 def zero_grad_parameters(module: nn.Module) -> None:
     """Set all gradients to zero in place, ``m:zeroGradParameters()``; shared gradients stay shared."""
-    for entry in all_parameters(module):
+    for entry in stepped_parameters(module):
         entry.write_gradient(torch.zeros_like(entry.read_gradient()))
 
 
@@ -178,8 +178,22 @@ def update_grad_parameters(
         updated = gradient.clone()
         updated[visited] = (gradient + mom_factor * momentum if mom_nesterov else momentum)[visited]
         entry.write_gradient(updated)
-    if (record := fields.record_of(module)) is not None and direction_outside(module) is None:
-        record.fields["momGradParams"] = LuaTable.from_list(map(_lua_tensor, module.__dict__["momentum_buffers"]))
+    if (record := fields.record_of(module)) is not None:
+        record.fields["momGradParams"] = LuaTable.from_list(map(_lua_tensor, _all_buffers(module, record)))
+
+
+def _all_buffers(module: nn.Module, record: fields.LuaRecord) -> list[Tensor]:
+    """Return the momentum buffers of Torch7, which has one more, without effect, for the weight of a WeightNorm."""
+    buffers = list(module.__dict__["momentum_buffers"])
+    if direction_outside(module) is not None:
+        stored: Any = record.fields.get("momGradParams")
+        if isinstance(stored, LuaTable) and len(stored) > len(buffers):
+            weight = stored[1].torch()
+        else:
+            spec = registry.mapping_of(module).fields_of(module)["weight"]
+            weight = torch.zeros_like(LuaParameter(module, "weight", spec).read())
+        buffers.insert(0, weight.to(buffers[0]))
+    return buffers
 
 
 def visited_rows(module: nn.Module) -> Tensor | None:

@@ -128,7 +128,7 @@ def changed_parameters(module: nn.Module) -> list[LuaParameter]:
 
 
 def stepped_parameters(module: nn.Module) -> Iterator[LuaParameter]:
-    """Yield the parameters that Torch7's ``updateParameters`` changes, once for each change."""
+    """Yield the parameters of Torch7's ``updateParameters`` and ``zeroGradParameters``, once for each change."""
 
     def sites(inner: nn.Module) -> Iterator[ParameterSite]:
         return registry.mapping_of(inner).stepped(inner, sites)

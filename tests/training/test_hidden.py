@@ -72,6 +72,24 @@ def test_momentum_of_a_weight_norm_is_that_of_its_bias() -> None:
         check(f"params {step}", training.parameters(module)[0], to_value(expected))
 
 
+@pytest.mark.parametrize("has_buffers", [False, True])
+def test_momentum_inside_a_weight_norm_is_exported(has_buffers: bool) -> None:
+    (case,) = (c.values[0] for c in cases("hidden_steps") if c.id == "norm momentum")
+    given = case["module"]
+    module = dpnn_bridge.to_torch(given)
+    for _ in range(2 if has_buffers else 1):
+        training.zero_grad_parameters(module)
+        backward(module(to_value(case["input"])), to_value(case["gradOutput"]))
+        training.update_grad_parameters(module, 0.9)
+        module = dpnn_bridge.to_torch(dpnn_bridge.to_lua(module))
+    layer = next(m for m in module.modules() if isinstance(m, torch.nn.Linear))
+    norm = dpnn_bridge.to_lua(module)["modules"][1]
+    weight, bias = (t.torch() for t in norm["modules"][1]["momGradParams"].as_list())
+    assert weight.shape == layer.weight.shape
+    assert torch.equal(bias, training.momentum_grad_parameters(layer)[0])
+    assert bias.any()
+
+
 def test_gradients_of_the_hidden_weight_are_those_of_its_direction() -> None:
     module = dpnn_bridge.to_torch(read_t7(FOLDER / "hidden_flat.t7")["cases"][1]["module"])
     module(torch.ones(2, 3, dtype=torch.float64)).sum().backward()

@@ -32,6 +32,8 @@ def test_every_parameter_makes_its_step(name: str) -> None:
         p.grad = torch.ones_like(p)
     training.update_parameters(module, 0.5)
     assert all(torch.equal(p, b - 0.5) for p, b in zip(module.parameters(), before, strict=True))
+    training.zero_grad_parameters(module)
+    assert not any(p.grad is None or p.grad.any() for p in module.parameters())
 
 
 def test_a_weight_that_is_shared_without_its_gradient_makes_one_step_by_their_sum() -> None:
