@@ -18,6 +18,7 @@ from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.reading import open_input
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.parametrized import named_layers
 from dpnn_bridge.errors import OptionError, T7Error, T7FormatError, T7LimitError
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.outputs import pt_file
@@ -85,8 +86,7 @@ def example_input(
 
 def _dtype_of(model: nn.Module, has_dtype: bool) -> str:
     """Return the dtype of the parameters; int64 if the first layer takes indices and no shape has a dtype."""
-    leaves = (m for m in model.modules() if not list(m.children()) and type(m) is not nn.Identity)
-    first = next(leaves, model)
+    first = next((m for _, m in named_layers(model) if type(m) is not nn.Identity), model)
     if not has_dtype and (isinstance(first, nn.Embedding) or hasattr(first, "index_base")):
         return "int64"
     return next((str(p.dtype) for p in model.parameters() if p.is_floating_point()), "float32").removeprefix("torch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -97,6 +98,30 @@ def with_current_weights(module: nn.Module) -> nn.Module | None:
         copy.__dict__.pop(name, None)
         copy.register_parameter(name, nn.Parameter(value.detach().clone()))
     return copy
+
+
+def named_layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield dotted name and module of each layer: a module without submodules or with parameters of its own.
+
+    Parametrizations belong to their layer.
+    """
+    children = [(name, child) for name, child in module.named_children() if not _belongs(module, name)]
+    if not children or any(p is not None for p in module._parameters.values()):
+        yield path, module
+    for name, child in children:
+        yield from named_layers(child, f"{path}.{name}" if path else name)
+
+
+def layer_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters of a module itself and of its parametrizations, without those of its submodules."""
+    yield from module.parameters(recurse=False)
+    for name, child in module.named_children():
+        if _belongs(module, name):
+            yield from child.parameters()
+
+
+def _belongs(module: nn.Module, name: str) -> bool:
+    return name == "parametrizations" and parametrize.is_parametrized(module)
 
 
 def current(module: nn.Module, attribute: str) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import PurePath
 from typing import Any
@@ -28,6 +28,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.parametrized import layer_parameters, named_layers
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.places import module_names
 from dpnn_bridge.conversion.registry import mapping_of
@@ -211,13 +212,13 @@ def _measure(model: Model, module: nn.Module, example: Callable[[nn.Module], Any
     names = module_names(module)
     model.layers = [
         Layer(
-            path,
+            path or "model",
             *_classes(m),
-            sum(p.numel() for p in m.parameters(recurse=False)),
+            sum(p.numel() for p in layer_parameters(m)),
             shapes.get(id(m), ""),
             shortened(printable(names.get(id(m), "")), 32),
         )
-        for path, m in _leaves(module, "")
+        for path, m in named_layers(module)
     ]
 
 
@@ -237,14 +238,6 @@ def _run(module: nn.Module, value: Any, shapes: dict[int, str], size: int) -> st
         except Exception as error:
             return failure_reason(error)
     return ""
-
-
-def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    children = list(module.named_children())
-    if not children:
-        yield path or "model", module
-    for name, child in children:
-        yield from _leaves(child, f"{path}.{name}" if path else name)
 
 
 def _classes(module: nn.Module) -> tuple[str, str]:

@@ -56,7 +56,7 @@ _LARGE = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.
 
 
 _TUPLES = (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
-#: minimum number of bytes of the file for each list, dict and tuple on average; those of torch.save have 5 or more
+#: minimum number of bytes of the file for each list, dict and tuple on average; torch.save writes 5 or more by default
 BYTES_PER_CONTAINER = 4
 
 

@@ -15,6 +15,7 @@ from dpnn_bridge.checkpoints.architectures import architecture_of
 from dpnn_bridge.conversion.failure import takes_list
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
 from dpnn_bridge.conversion.modes import evaluating
+from dpnn_bridge.conversion.parametrized import layer_parameters, named_layers
 from dpnn_bridge.modules.nn.container import ParallelTable
 from dpnn_bridge.modules.nn.nngraph import GModule
 from dpnn_bridge.modules.rnn.memory import forget
@@ -196,8 +197,10 @@ def _taking_list(module: nn.Module) -> nn.Module | None:
 
 
 def _first_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the module, its first child, the first child of that, and so on."""
+    """Yield the module, its first child, the first child of that, and so on, up to the first one with parameters."""
     yield module
+    if any(p is not None for p in module._parameters.values()):
+        return
     for child in module.children():
         yield from _first_modules(child)
         return
@@ -205,22 +208,20 @@ def _first_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 def _single_inputs(module: nn.Module) -> Iterator[tuple[Sizes, bool]]:
     """Yield the inputs to try for a module with one input, the likeliest first."""
-    leaves = [m for m in module.modules() if not list(m.children())]
-    first = next(
-        (m for m in leaves if any(True for _ in m.parameters(recurse=False)) or hasattr(m, "index_base")), None
-    )
+    layers = [m for _, m in named_layers(module)]
+    first = next((m for m in layers if any(True for _ in layer_parameters(m)) or hasattr(m, "index_base")), None)
     if hasattr(first, "index_base") or isinstance(first, nn.Embedding):
         yield from (((1, 9), True), ((9, 1), True), ((9,), True), ((1,), True))
-    convolution: Any = next((m for m in leaves if _convolves_images(m)), None)
+    convolution: Any = next((m for m in layers if _convolves_images(m)), None)
     if convolution:
         if convolution is first and isinstance(convolution, nn.ConvTranspose2d):
             yield (1, convolution.in_channels, 1, 1), False
         yield from (((1, convolution.in_channels, side, side), False) for side in SIDES)
-    for layer in leaves:
-        if isinstance(layer, nn.Linear):
-            yield (1, layer.in_features), False
+    for layer in layers:
+        if isinstance(width := getattr(layer, "in_features", None), int):
+            yield (1, width), False
             break
-    if isinstance(volume := next((m for m in leaves if isinstance(m, nn.Conv3d)), None), nn.Conv3d):
+    if isinstance(volume := next((m for m in layers if isinstance(m, nn.Conv3d)), None), nn.Conv3d):
         yield (1, volume.in_channels, 16, 112, 112), False
     width = getattr(first, "input_size", None) or getattr(first, "in_channels", None)
     if isinstance(width, int):

@@ -382,3 +382,21 @@ def test_models_of_a_converted_file_are_described_as_those_of_its_source(tmp_pat
 def test_a_converted_file_without_models_is_described(tmp_path: Path) -> None:
     dpnn_bridge.save(tmp_path / "none.pt", Models({}))
     assert dpnn_bridge.inspect(tmp_path / "none.pt").models[0].parameters == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "shape"),
+    [
+        ("nn.WeightNorm/WeightNorm__conv__double_train", "1x2x32x32"),
+        ("nn.LinearWeightNorm/LinearWeightNorm__batch__double_train", "1x5"),
+        ("nn.PartialLinear/PartialLinear__full__double_train", "1x5"),
+    ],
+)
+def test_layers_with_computed_weights_and_those_with_submodules_are_listed(
+    file: str, shape: str, tmp_path: Path
+) -> None:
+    write_t7(tmp_path / "m.t7", read_t7(FIXTURES / "nn" / f"{file}.t7")["module"])
+    (model,) = dpnn_bridge.inspect(tmp_path / "m.t7").models
+    assert sum(layer.parameters for layer in model.layers) == model.parameters
+    assert next(layer.lua for layer in model.layers if layer.parameters).startswith("nn.")
+    assert (model.inputs or model.likely) == [shape]

@@ -224,6 +224,11 @@ class PartialLinear(nn.Module):
         self.register_buffer("partition", self.all_columns.clone())  # torch.jit.trace refuses one buffer twice
 
     @property
+    def in_features(self) -> int:
+        """Number of columns of the weight."""
+        return self.weight.shape[1]
+
+    @property
     def weight(self) -> Tensor:
         """The weight, with one row for each output."""
         return self.network.get_parameter("0.1.weight")
