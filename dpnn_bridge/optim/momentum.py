@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.optim.exact import WithFixedOptions, evaluated
-from dpnn_bridge.training import renormed
+from dpnn_bridge.training import in_rows, renormed, visited_rows
 from dpnn_bridge.training.lua_parameters import LuaParameter, changed_parameters, children, own_parameters, setting
 
 #: option of a parameter group -> field of a module that overrides the option
@@ -79,13 +79,14 @@ class MomentumSGD(WithFixedOptions):
             "max_out_norm": max_out_norm,
             "max_in_norm": max_in_norm,
         }
-        self._entries: dict[nn.Parameter, LuaParameter] = {}
+        #: the entry of each parameter, and the dimensions along which its norms are bounded
+        self._entries: dict[nn.Parameter, tuple[LuaParameter, tuple[int, int]]] = {}
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-        chosen = ((part, own) for entry, own in _with_options(module, options) for part in entry.parts)
-        for entry, own in chosen:
+        chosen = ((part, dims, own) for entry, dims, own in _with_options(module, options) for part in entry.parts)
+        for entry, dims, own in chosen:
             parameter = entry.parameter
             if parameter not in self._entries and parameter.requires_grad:
-                self._entries[parameter] = entry
+                self._entries[parameter] = entry, dims
                 groups.setdefault(tuple(own.values()), {"params": [], **own})["params"].append(parameter)
         super().__init__(list(groups.values()), {"lr": lr, **options})
 
@@ -111,30 +112,33 @@ class MomentumSGD(WithFixedOptions):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(self._entries[parameter], self.state[parameter], group)
+                    self._update(*self._entries[parameter], self.state[parameter], group)
         return loss
 
-    def _update(self, entry: LuaParameter, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def _update(self, entry: LuaParameter, dims: tuple[int, int], state: dict[str, Any], group: dict[str, Any]) -> None:
         value, gradient, mu = entry.read(), entry.read_gradient(), group["momentum"]
+        before, rows = value, visited_rows(entry.module)
         if group["weight_decay"] > 0 and value.dim() >= group["wd_min_dim"]:
             gradient = gradient + group["weight_decay"] * value
         if mu > 0:
             dampening = mu if group["dampening"] is None else group["dampening"]
-            momentum = state.get("momentum_buffer")
-            momentum = mu * (gradient if momentum is None else momentum) + (1 - dampening) * gradient
+            first = gradient if rows is None else torch.zeros_like(gradient)
+            old = state.get("momentum_buffer", first)
+            momentum = in_rows(rows, mu * old + (1 - dampening) * gradient, old)
             state["momentum_buffer"] = momentum
             gradient = gradient + mu * momentum if group["nesterov"] else momentum
         value = value - group["lr"] * gradient
         if value.dim() > 1:
-            dims = (1, 0) if isinstance(entry.module, nn.Embedding) else (0, -1)
             value = renormed(value, group["max_out_norm"], group["max_in_norm"], dims)
-        entry.write(value)
+        entry.write(in_rows(rows, value, before))
 
 
 def _with_options(
     module: nn.Module, options: dict[str, Any], off: frozenset[str] = frozenset()
-) -> Iterator[tuple[LuaParameter, dict[str, Any]]]:
-    """Yield every parameter with its options. A module inherits the options that it does not set from its parent.
+) -> Iterator[tuple[LuaParameter, tuple[int, int], dict[str, Any]]]:
+    """Yield every parameter, the dimensions along which its norms are bounded (outer and inner), and its options.
+
+    A module inherits the options that it does not set from its parent.
 
     Args:
         module: the module.
@@ -154,9 +158,11 @@ def _with_options(
         off = off | {"max_out_norm", "max_in_norm"}
     for child in children(module):
         yield from _with_options(child, own, off)
+    dims = 0, -1
     if isinstance(module, nn.Embedding):
+        dims = 1, 0
         out = own["max_in_norm"] if own["max_out_norm"] is None else own["max_out_norm"]
         own = {**own, "max_out_norm": out, "max_in_norm": options["max_in_norm"]}
     changed = {entry.name for entry in changed_parameters(module)}
     for entry in own_parameters(module):
-        yield entry, own if entry.name in changed else {**own, **_STEP_ONLY}
+        yield entry, dims, own if entry.name in changed else {**own, **_STEP_ONLY}

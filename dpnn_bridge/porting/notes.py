@@ -61,10 +61,9 @@ def notes_of(placement: Placement, source: Source, model: nn.Module, tape: Tape)
         yield f"equal in double precision: the module computes in lower precision under autocast ({where})"
     there, here = _first_single(source.tape), _first_single(tape)
     if there is not None:
-        yield f"equal to single precision: the source computes this in float32 ({source.names(there.owner)})"
+        yield _in_precision_of(there, "source", source.names(there.owner))
     elif here is not None:
-        where = location(here.owner, here.line)
-        yield f"equal to single precision: the module computes this in float32 ({where})"
+        yield _in_precision_of(here, "module", location(here.owner, here.line))
 
 
 def of_lua(model: nn.Module, source: Source) -> Iterator[str]:
@@ -78,9 +77,16 @@ def of_lua(model: nn.Module, source: Source) -> Iterator[str]:
 
 
 def _first_single(tape: Tape) -> Node | None:
-    """Return the first operation in single precision that an output depends on, or None."""
+    """Return the first operation in half precision that an output depends on, else the first in single, or None."""
     ends = output_nodes(tape)
-    return min((n for n in (*ends, *ancestors(*ends)) if n.single), key=lambda node: node.index, default=None)
+    found = (n for n in (*ends, *ancestors(*ends)) if n.single)
+    return min(found, key=lambda n: (n.dtype in (None, torch.float32), n.index), default=None)
+
+
+def _in_precision_of(node: Node, network: str, where: str) -> str:
+    name = str(node.dtype or torch.float32).removeprefix("torch.")
+    precision = "single precision" if name == "float32" else f"the precision of {name}"
+    return f"equal to {precision}: the {network} computes this in {name} ({where})"
 
 
 def of_rounding(module: nn.Module, values: dict[str, Tensor]) -> Iterator[str]:

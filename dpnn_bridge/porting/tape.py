@@ -59,7 +59,8 @@ class Node:
         inputs, consumers: nodes that this node depends on, and nodes that depend on this node.
         reads, outs: slots of the arguments and of the results.
         constant: whether the result depends on weights and constants only, not on an activation.
-        single: whether the network computes the operation in single precision.
+        single: whether the network computes the operation in single precision or less.
+        dtype: this precision, if the operation itself has it.
         origins: bit set of the indices of the events that the node depends on.
         event: the event of the operation, or None.
         drawn: results of an operation that draws random numbers from its own generator, else None.
@@ -78,6 +79,7 @@ class Node:
     reads: list[Slot] = field(default_factory=list)
     constant: bool = False
     single: bool = False
+    dtype: torch.dtype | None = None
     origins: int = 0
     event: Any = None
     drawn: list[Tensor] | None = None
@@ -303,19 +305,20 @@ class Recorder(EagerMode):
                 return func.decompose(*args, **kwargs)
         name = operation(func)
         tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
-        single = any(t.dtype in _LOW for t in tensors)
-        if kwargs.get("dtype") in _LOW:
-            single |= any(t.is_floating_point() for t in tensors) or name in _COMPUTED
-            kwargs["dtype"] = torch.float64
-        if any(t.dtype in _LOW for t in tensors):
+        low = next((t.dtype for t in tensors if t.dtype in _LOW), None)
+        if low is not None:
             args, kwargs = replaced(args, self._double), replaced(kwargs, self._double)
             tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
+        single = low is not None
+        if kwargs.get("dtype") in _LOW:
+            low, kwargs["dtype"] = kwargs["dtype"], torch.float64
+            single |= any(t.is_floating_point() for t in tensors) or name in _COMPUTED
         if self.paused:
             return func(*args, **kwargs)
         tape = self.tape
         slotted = lambda v: self._slot_of_argument(v) if isinstance(v, Tensor) else v  # noqa: E731
         given = replaced(args, slotted), replaced(kwargs, slotted)
-        node = Node(len(tape.nodes), func, *given, [], self.owners[-1], _line(), single=single)
+        node = Node(len(tape.nodes), func, *given, [], self.owners[-1], _line(), single=single, dtype=low)
         self._connect(node, tensors)
         tape.nodes.append(node)
         state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None

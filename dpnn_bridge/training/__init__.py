@@ -107,9 +107,11 @@ def weight_decay(module: nn.Module, wd_factor: float, wd_min_dim: int = 2) -> No
         return
     for child in children(module):
         weight_decay(child, wd_factor, wd_min_dim)
+    rows = visited_rows(module)
     for entry in changed_parameters(module):
         if (value := entry.read()).dim() >= wd_min_dim:
-            entry.write_gradient(entry.read_gradient() + wd_factor * value)
+            gradient = entry.read_gradient()
+            entry.write_gradient(in_rows(rows, gradient + wd_factor * value, gradient))
 
 
 @checks_arguments
@@ -173,11 +175,8 @@ def update_grad_parameters(
     rows = visited_rows(module)
     for entry, momentum in zip(entries, momentum_grad_parameters(module), strict=True):
         gradient = entry.read_gradient()
-        visited = slice(None) if rows is None else rows
-        momentum[visited] = mom_factor * momentum[visited] + (1 - mom_damp) * gradient[visited]
-        updated = gradient.clone()
-        updated[visited] = (gradient + mom_factor * momentum if mom_nesterov else momentum)[visited]
-        entry.write_gradient(updated)
+        momentum.copy_(in_rows(rows, mom_factor * momentum + (1 - mom_damp) * gradient, momentum))
+        entry.write_gradient(in_rows(rows, gradient + mom_factor * momentum if mom_nesterov else momentum, gradient))
     if (record := fields.record_of(module)) is not None:
         record.fields["momGradParams"] = LuaTable.from_list(map(_lua_tensor, _all_buffers(module, record)))
 
@@ -209,6 +208,11 @@ def visited_rows(module: nn.Module) -> Tensor | None:
     return rows
 
 
+def in_rows(rows: Tensor | None, changed: Tensor, unchanged: Tensor) -> Tensor:
+    """Return a tensor with the changed values in some rows, see :func:`visited_rows`; None: in all rows."""
+    return changed if rows is None else torch.where(rows.view(-1, *[1] * (changed.dim() - 1)), changed, unchanged)
+
+
 def _lua_tensor(tensor: Tensor) -> LuaTensor:
     name = "torch.FloatTensor" if tensor.dtype == torch.float32 else "torch.DoubleTensor"
     return new_tensor(name, tensor)
@@ -232,12 +236,13 @@ def max_param_norm(module: nn.Module, max_out_norm: float | None = None, max_in_
         return
     for child in children(module):
         max_param_norm(child, max_out_norm, max_in_norm)
+    rows = visited_rows(module)
     for entry in changed_parameters(module):
         value = entry.read()
         if isinstance(module, nn.Embedding):
             entry.write(renormed(value, max_in_norm if max_out_norm is None else max_out_norm, given, (1, 0)))
         elif value.dim() > 1:
-            entry.write(renormed(value, max_out_norm, max_in_norm, (0, -1)))
+            entry.write(in_rows(rows, renormed(value, max_out_norm, max_in_norm, (0, -1)), value))
 
 
 def renormed(value: Tensor, max_out_norm: float | None, max_in_norm: float | None, dims: tuple[int, int]) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from dpnn_bridge import training
+from dpnn_bridge.modules.nn import MM, LookupTable, ParallelTable, PartialLinear
+from dpnn_bridge.modules.nnx import SoftMaxTree
 from dpnn_bridge.optim.momentum import MomentumSGD
 
 OPTIONS: list[dict[str, Any]] = [
@@ -53,6 +55,34 @@ def test_it_gives_the_numbers_of_the_functions(options: dict[str, Any]) -> None:
         functions(b, 0.1, options)
         for p, q in zip(a.parameters(), b.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", ["SoftMaxTree", "PartialLinear"])
+def test_layers_of_lua_make_the_step_of_the_functions(kind: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    if kind == "SoftMaxTree":
+        layer: nn.Module = SoftMaxTree.from_hierarchy(4, {1: [2, 3], 2: [4, 5], 3: [6, 7]}, root=1)
+        arguments: list[Any] = [[torch.randn(3, 4).double(), torch.full((3,), 4)]]  # node 3 is not visited
+    else:
+        network = nn.Sequential(ParallelTable(nn.Identity(), LookupTable(6, 4, index_base=1)), MM(transpose_b=True))
+        layer, arguments = PartialLinear(network, 6), [torch.randn(3, 4).double()]
+    a = nn.Sequential(layer.double())
+    b = copy.deepcopy(a)
+    sgd = MomentumSGD(a, lr=0.1, **options)
+    before = {name: p.detach().clone() for name, p in a.named_parameters()}
+    for _ in range(3):
+        sgd.zero_grad()
+        training.zero_grad_parameters(b)
+        for net in (a, b):
+            net(*arguments).square().sum().backward()
+        sgd.step()
+        functions(b, 0.1, options)
+    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        assert not torch.equal(p, before[name])
+        if kind == "SoftMaxTree":
+            assert torch.equal(p[4:], before[name][4:])
 
 
 def test_schedulers_and_checkpoints_work() -> None:
