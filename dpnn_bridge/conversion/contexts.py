@@ -87,6 +87,7 @@ class LuaContext(Protocol):
 
     Attributes:
         gradients: whether ``.grad`` (or zeros) is written into the gradient fields.
+        compose: whether Torch7 must be able to run the objects; False: they describe the modules of a ``.pt`` file.
         root: the model that is converted.
         dimensions: ``id`` of each module that ran on an example -> number of dimensions of its input; None if it ran
             on inputs with different numbers.
@@ -97,6 +98,7 @@ class LuaContext(Protocol):
     """
 
     gradients: bool
+    compose: bool
     root: nn.Module
     dimensions: dict[int, int | None]
     inferred: dict[int, int | None] | None

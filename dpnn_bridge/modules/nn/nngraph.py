@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.base.display import shortened
-from dpnn_bridge.base.graph import node_name
 from dpnn_bridge.base.steps import spend_steps
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.serial_duplicates import serial_duplicates
+from dpnn_bridge.conversion.unshared import tensors_of
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.criterion import filled
+from dpnn_bridge.modules.nn.graph_nodes import GraphNode as GraphNode
+from dpnn_bridge.modules.nn.graph_nodes import graph_fields, unused_elements, written_nodes
 from dpnn_bridge.modules.nn.members import Members
 from dpnn_bridge.modules.nn.overwriting import note_nodes
 from dpnn_bridge.objects import LuaObject, LuaTable
-
-
-@dataclass(frozen=True, eq=False)
-class GraphNode:
-    """A node of a :class:`GModule`.
-
-    Args:
-        inputs: positions of the nodes whose values are the input; several values are passed as a list.
-        module: name of the submodule that runs on the input; None: the value of the node is the input.
-        select: 1-based position of an element of the input, which is the value of the node.
-        splits: number of elements that the input, a list, must have; :attr:`select` nodes select from it.
-        attributes: other Lua fields of the node, such as ``annotations``, stored for the export.
-    """
-
-    inputs: tuple[int, ...] = ()
-    module: str | None = None
-    select: int | None = None
-    splits: int | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The name in the node's annotations, or an empty string."""
-        return node_name(self.attributes)
 
 
 @lua_class("nn.gModule")
@@ -224,35 +204,37 @@ class GModule(Members):
 
         @classmethod
         def to_lua(cls, module: GModule, ctx: LuaContext) -> dict[str, Any]:
+            is_new = record_of(module) is None
+            nodes, input_node, output_node = written_nodes(
+                module.nodes, module.input_node, module.output_node, needed_only=is_new
+            )
+            if is_new and ctx.compose and (unused := unused_elements(nodes)):
+                raise ConversionError(
+                    f"nngraph needs every element of a list that a node splits, and element {unused[0]} of {unused[1]} "
+                    "has no effect on the output; use it, or remove it from the input",
+                    class_name="nn.gModule",
+                )
+            modules, seen = cls.children(module), set[int]()
             data = []
-            for node in module.nodes:
+            for node in nodes:
                 entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})
                 entry.update({key: ctx.restore(value) for key, value in node.attributes.items()})
                 if node.module is not None:
-                    entry["module"] = ctx.to_lua(module.get_submodule(node.module))
+                    own = module.get_submodule(node.module)
+                    if is_new and ctx.compose and id(own) in seen:  # Torch7 has one buffer for all uses of an object
+                        own = copy.deepcopy(own, dict(tensors_of(own)))
+                        modules.append(own)
+                    seen.add(id(own))
+                    entry["module"] = ctx.to_lua(own)
                 if node.select is not None:
                     entry["selectindex"] = node.select
                 if node.splits is not None:
                     entry["nSplitOutputs"] = node.splits
                 data.append(entry)
-            edges = _edges(module)
-            backward, backward_nodes = _graph(data, edges)
-            forward, forward_nodes = _graph(data, [(source, consumer) for consumer, source in edges])
-            for i, node in enumerate(module.nodes):
-                data[i]["forwardNodeId"] = forward_nodes[i]["id"]
-                for index, source in enumerate(node.inputs, 1):
-                    data[i]["mapindex"][index] = data[source]
-                    data[i]["mapindex"][data[source]] = index
-                    data[source]["reverseMap"][backward_nodes[i]] = True
             return {
-                "fg": forward,
-                "bg": backward,
-                "forwardnodes": LuaTable.from_list(forward_nodes),
-                "backwardnodes": LuaTable.from_list(backward_nodes[i] for i in _topological(len(data), edges)),
-                "innode": forward_nodes[module.input_node],
-                "outnode": backward_nodes[module.output_node],
+                **graph_fields(data, nodes, input_node, output_node),
                 "nInputs": module.num_inputs,
-                "modules": LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module)),
+                "modules": LuaTable.from_list(map(ctx.to_lua, modules)),
             }
 
 
@@ -268,68 +250,6 @@ def _check_list(value: Any, length: int, name: str) -> None:
 #: fields of ``node.data`` that other attributes of a GraphNode represent, or that contain values of one run
 _NODE_FIELDS = {"module", "mapindex", "reverseMap", "selectindex", "nSplitOutputs", "forwardNodeId"}
 _NODE_FIELDS |= {"input", "gradOutput", "gradOutputBuffer"}
-
-
-def _edges(graph: GModule) -> list[tuple[int, int]]:
-    """Return ``(consumer, source)`` for every input of a node, in the order of nngraph's breadth-first traversal."""
-    edges, queue, seen = [], [graph.output_node], {graph.output_node}
-    for node in queue:
-        for source in graph.nodes[node].inputs:
-            edges.append((node, source))
-            if source not in seen:
-                seen.add(source)
-                queue.append(source)
-    return edges
-
-
-def _topological(count: int, edges: list[tuple[int, int]]) -> list[int]:
-    """Sort the nodes topologically along the edges ``(start, end)``, in the order of ``graph.Graph.topsort``."""
-    predecessors: list[list[int]] = [[] for _ in range(count)]
-    successors = [0] * count
-    for start, end in edges:
-        predecessors[end].append(start)
-        successors[start] += 1
-    order: list[int] = []
-    seen: set[int] = set()
-    stack = [(node, False) for node in reversed(range(count)) if not successors[node]]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((p, False) for p in reversed(predecessors[node]))
-    return order
-
-
-def _graph(data: list[LuaTable], edges: list[tuple[int, int]]) -> tuple[LuaObject, list[LuaObject]]:
-    """Create a ``graph.Graph`` with one ``nngraph.Node`` per entry of ``data``; return it and the nodes."""
-    nodes = [
-        LuaObject(
-            "nngraph.Node",
-            LuaTable({"data": d, "id": 0, "children": LuaTable(), "visited": False, "marked": False}),
-        )
-        for d in data
-    ]
-    graph = LuaObject("graph.Graph", LuaTable({"nodes": LuaTable(), "edges": LuaTable()}))
-    for i, (start, end) in enumerate(edges, 1):
-        edge = LuaObject("graph.Edge", LuaTable({"from": nodes[start], "to": nodes[end]}))
-        graph["edges"][i] = edge
-        graph["edges"][edge] = i
-        for node in (nodes[start], nodes[end]):
-            _append(graph["nodes"], node)
-            node["id"] = graph["nodes"][node]
-        _append(nodes[start]["children"], nodes[end])
-    return graph, nodes
-
-
-def _append(table: LuaTable, value: LuaObject) -> None:
-    """Append ``value`` to a table that also maps values to positions, unless the table contains it."""
-    if value not in table:
-        position = len(table) // 2 + 1
-        table[position] = value
-        table[value] = position
 
 
 @lua_class("nngraph.JustElement")

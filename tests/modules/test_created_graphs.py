@@ -1,0 +1,95 @@
+"""Graphs that were created in Python are written as nngraph can run them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge.compare import nested
+from dpnn_bridge.conversion.lua_values import lua_value, to_value
+from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.loaders import write_t7
+from dpnn_bridge.lua.torch7 import run_torch7
+from dpnn_bridge.modules.nn import CAddTable, GModule
+from dpnn_bridge.modules.nn import GraphNode as N
+
+#: number of inputs, nodes; the modules are two linear layers and a sum
+GRAPHS: dict[str, tuple[int, list[N]]] = {
+    "the input is used twice": (1, [N(), N((0,), "0"), N((1, 0), "2"), N((2,))]),
+    "the output node has a module": (1, [N(), N((0,)), N((1,), "0")]),
+    "the output node has a consumer": (1, [N(), N((0,), "0"), N((1,)), N((2,), "1")]),
+    "the input node has a module": (1, [N(module="0"), N((0,), "1"), N((1,))]),
+    "a module runs twice": (1, [N(), N((0,)), N((1,), "0"), N((2,), "0"), N((2, 3), "2"), N((4,))]),
+    "a value twice in a list": (1, [N(), N((0,)), N((1,), "0"), N((2, 2), "2"), N((3,))]),
+    "one output twice": (1, [N(), N((0,)), N((1,), "0"), N((2, 2))]),
+    "a result without use": (1, [N(), N((0,)), N((1,), "0"), N((1,), "1"), N((2,))]),
+    "the output is the input": (1, [N()]),
+    "two inputs": (2, [N(), N((0,), splits=2), N((1,), select=2), N((1,), select=1), N((2, 3), "2"), N((4,))]),
+}
+SCRIPT = """
+require 'nngraph'
+local path, input, gradOutput = ...
+local model = torch.load(path)
+return model:forward(input), model:backward(input, gradOutput)
+"""
+
+
+def graph(name: str) -> tuple[GModule, Any]:
+    torch.manual_seed(0)
+    count, nodes = GRAPHS[name]
+    output = 2 if name == "the output node has a consumer" else -1
+    model = GModule(nn.Linear(4, 4), nn.Linear(4, 4), CAddTable(), nodes=nodes, num_inputs=count, output_node=output)
+    inputs = [torch.randn(2, 4, dtype=torch.double, requires_grad=True) for _ in range(count)]
+    return model.double(), inputs[0] if count == 1 else inputs
+
+
+def listed(value: Any) -> list[Tensor]:
+    return [t.detach() for t in nested.tensors(value)]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_created_graph_is_written_in_the_form_of_nngraph(name: str) -> None:
+    model, x = graph(name)
+    obj = to_lua(model)
+    assert obj["outnode"]["data"].get("module") is None
+    assert obj["innode"]["data"].get("module") is None
+    assert len(obj["innode"]["children"].as_list()) == 1
+    nodes = [node["data"] for node in obj["forwardnodes"].as_list()]
+    run = [id(data["module"]) for data in nodes if data.get("module") is not None]
+    assert len(run) == len(set(run))
+    again = to_torch(obj)
+    assert all(map(torch.equal, listed(model(x)), listed(again(x))))
+    assert {name: p.shape for name, p in model.named_parameters()}.items() <= {
+        name: p.shape for name, p in again.named_parameters()
+    }.items()
+    assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.torch7
+@pytest.mark.parametrize("name", GRAPHS)
+def test_torch7_computes_what_a_created_graph_computes(name: str, tmp_path: Path) -> None:
+    model, x = graph(name)
+    output = model(x)
+    gradients = [torch.randn_like(y) for y in listed(output)]
+    torch.autograd.backward(list(nested.tensors(output)), gradients)
+    given = [lua_value(v.detach() if isinstance(v, Tensor) else listed(v)) for v in (x, gradients)]
+    if len(gradients) == 1:
+        given[1] = lua_value(gradients[0])
+    write_t7(tmp_path / "graph.t7", to_lua(model))
+    found, grad = run_torch7(SCRIPT, str(tmp_path / "graph.t7"), *given, program=os.environ["DPNN_TORCH7"])
+    for actual, expected in zip(listed(to_value(found)), listed(output), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+    for actual, t in zip(listed(to_value(grad)), nested.tensors(x), strict=True):
+        torch.testing.assert_close(actual, t.grad, rtol=1e-12, atol=1e-13)
+
+
+def test_an_input_without_use_is_refused() -> None:
+    nodes = [N(), N((0,), splits=2), N((1,), select=1), N((1,), select=2), N((2,), "0"), N((4,))]
+    with pytest.raises(ConversionError, match="element 2 of 2 has no effect on the output"):
+        to_lua(GModule(nn.Linear(4, 4), nodes=nodes, num_inputs=2))
