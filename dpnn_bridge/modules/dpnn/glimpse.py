@@ -190,7 +190,9 @@ class SpatialGlimpse(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            average = obj["module"].class_name.endswith("SpatialAveragePooling")
+            average = obj["module"].class_name.endswith(
+                ("SpatialAveragePooling", "AvgPool2d")
+            )  # the second in .pt files
             return {**super().arguments(obj, ctx), "pooling": "average" if average else "bilinear"}
 
         @classmethod

@@ -143,7 +143,7 @@ class FireModule(Decorator):
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
             fields = super().to_lua(module, ctx)
-            if record_of(module) is None:
+            if record_of(module) is None and ctx.compose:
                 squeeze, activation, expand, _ = fields["module"]["modules"].as_list()
                 small, large = expand["modules"].as_list()
                 fields.update(squeeze=squeeze, expand=expand, activation=activation.class_name.removeprefix("nn."))

@@ -159,8 +159,8 @@ class Add(nn.Module):
     def __init__(self, *size: int, scalar: bool = False, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.scalar = scalar
-        self.size = size
-        self.bias = nn.Parameter(torch.empty((1,) if scalar else size, device=device, dtype=dtype))
+        self.size = (1,) if scalar else size
+        self.bias = nn.Parameter(torch.empty(self.size, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

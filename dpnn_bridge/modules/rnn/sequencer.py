@@ -67,7 +67,8 @@ class AbstractSequencerClass(LuaClass):
 
     @classmethod
     def _step_module(cls, child: nn.Module, module: nn.Module, ctx: LuaContext) -> LuaObject:
-        if not cls.of_steps or record_of(module) or isinstance(child, (AbstractRecurrent, Placeholder)):
+        is_step = isinstance(child, (AbstractRecurrent, Placeholder))
+        if is_step or not cls.of_steps or record_of(module) or not ctx.compose:
             return ctx.to_lua(child)
         recursor = Recursor(child)
         recursor.training = module.training
