@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -179,14 +179,18 @@ def count_elements(fields: Iterable[FlatField]) -> int:
 
 def hidden_elements(target: nn.Module | Iterable[nn.Parameter]) -> int:
     """Return the number of elements that dpnn's ``getParameters()`` appends to those of nn, see :func:`flatten`."""
-    if not isinstance(target, nn.Module):
+    if not _has_hidden(target):
         return 0
     return count_elements(flat_fields(target, "dpnn")) - count_elements(flat_fields(target))
 
 
+def _has_hidden(target: nn.Module | Iterable[nn.Parameter]) -> TypeGuard[nn.Module]:
+    return isinstance(target, nn.Module) and next(registry.hidden_parameters(target), None) is not None
+
+
 def package_of(target: nn.Module | Iterable[nn.Parameter]) -> Package:
     """Return ``"dpnn"`` if the parameters of a module were in a vector of dpnn's ``getParameters()`` in its file."""
-    if not isinstance(target, nn.Module):
+    if not _has_hidden(target):
         return "nn"
     length = count_elements(flat_fields(target, "dpnn"))
     if length == count_elements(flat_fields(target)):
