@@ -18,6 +18,8 @@ from dpnn_bridge.objects import ELEMENT_DTYPES, LuaObject, LuaStorage, LuaTable,
 
 #: maximum length of a storage that contains sizes of a tensor
 MAX_SIZES = 16
+#: maximum length of a list of settings, such as the ratios of a pyramid
+MOST_SETTINGS = 100
 
 #: fields that contain the results of a module's last call
 RESULTS = ("output", "gradInput")
@@ -247,3 +249,14 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
             table[name] = lua_value(inner, module, path + key_text(name))
         return table
     return module(value) if module is not None and isinstance(value, (nn.Module, Convertible)) else value
+
+
+def short_list(value: LuaTable) -> list[Any]:
+    """Return the elements of a list of settings. Many modules may share it, so it must be short.
+
+    Raises:
+        ValueError: the list has more than :data:`MOST_SETTINGS` elements.
+    """
+    if len(value) > MOST_SETTINGS:
+        raise ValueError(f"expected a list of at most {MOST_SETTINGS} settings, found {len(value):,}")
+    return value.as_list()

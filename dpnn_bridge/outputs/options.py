@@ -135,7 +135,7 @@ class ConvertOptions:
         default=False,
         metadata=_flag(
             "--dynamic",
-            "Sizes that may vary: batch,height,width, INPUT:AXES or NAME=INDEX; default batch (.onnx, .pt2).",
+            "Sizes that may vary: batch,height,width, INPUT:AXES or NAME=INDEX; without AXES, batch (.onnx, .pt2).",
             multiple=True,
             is_flag=False,
             flag_value="batch",

@@ -65,8 +65,10 @@ def _options_of(module: nn.Module, pending: bool) -> Options:
         return any(b.defines(name) for b in bridges)
 
     has_placeholders = any(isinstance(part, Placeholder) for part in module.modules())
-    lua: Any = {"fallback": in_lua, "overrides": overrides} if bridges else {}
-    return Options(allow_unsupported=has_placeholders or "unknown", pending=pending, **lua)
+    more: dict[str, Any] = {"fallback": in_lua, "overrides": overrides} if bridges else {}
+    if len(bases := {part.index_base for part in module.modules() if hasattr(part, "index_base")}) == 1:
+        more["index_base"] = bases.pop()
+    return Options(allow_unsupported=has_placeholders or "unknown", pending=pending, **more)
 
 
 def not_rebuilt(root: nn.Module, name: str, file: str) -> ConversionError:

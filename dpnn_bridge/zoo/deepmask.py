@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters
+from dpnn_bridge.conversion.lua_values import short_list
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.torch7.gradient import with_gradient_of
@@ -156,4 +157,4 @@ class SharpMask(nn.Module):
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             refs = obj["refs"]
             refinements = [ctx.to_torch(refs[i], "refs", i) for i in range(len(refs))]
-            return {**super().arguments(obj, ctx), "refinements": refinements, "skips": obj["skpos"].as_list()}
+            return {**super().arguments(obj, ctx), "refinements": refinements, "skips": short_list(obj["skpos"])}

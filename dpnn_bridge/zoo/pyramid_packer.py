@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import short_list
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -94,7 +95,7 @@ class PyramidPacker(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {"scales": [float(scale) for scale in obj["scales"].as_list()]}
+            return {"scales": [float(scale) for scale in short_list(obj["scales"])]}
 
         @classmethod
         def to_lua(cls, module: PyramidPacker, ctx: LuaContext) -> dict[str, Any]:

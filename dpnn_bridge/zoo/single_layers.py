@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import short_list
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import rows_at
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -274,7 +275,7 @@ class AppendConstant(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            values = tuple(float(v) for v in obj["constant_value"].as_list())
+            values = tuple(float(v) for v in short_list(obj["constant_value"]))
             return {**super().arguments(obj, ctx), "values": values}
 
         @classmethod

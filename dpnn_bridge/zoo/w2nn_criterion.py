@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, WithoutParameters, empty_table
+from dpnn_bridge.conversion.lua_values import short_list
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -88,7 +89,7 @@ class ClippedWeightedHuberCriterion(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            return {**super().arguments(obj, ctx), "clip": tuple(obj["clip"].as_list())}
+            return {**super().arguments(obj, ctx), "clip": tuple(short_list(obj["clip"]))}
 
         @classmethod
         def to_lua(cls, module: ClippedWeightedHuberCriterion, ctx: Any) -> dict[str, Any]:

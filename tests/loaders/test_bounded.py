@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mapping_examples import MAPPINGS, example
 
 import dpnn_bridge
 from dpnn_bridge.checkpoints.describe import describe
@@ -89,6 +90,26 @@ def test_time_grows_with_the_number_of_modules_alone() -> None:
             gc.enable()
         times.append(time.process_time() - start)
     assert times[1] < 32 * times[0]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "field"),
+    [
+        ("nn.SpatialPyramid", "ratios"),
+        ("nn.SpatialPyramid", "winWidth"),
+        ("nn.SpatialPyramid", "winHeight"),
+        ("nn.SpatialFovea", "ratios"),
+        ("nn.PyramidPacker", "scales"),
+        ("nn.SharpMask", "skpos"),
+        ("nn.AppendConstant", "constant_value"),
+        ("w2nn.ClippedWeightedHuberCriterion", "clip"),
+    ],
+)
+def test_lists_of_settings_that_modules_may_share_are_short(class_name: str, field: str) -> None:
+    mapping = next(m for m in MAPPINGS if class_name in m.names and field in example(m))
+    obj = LuaObject(class_name, LuaTable({**dict(example(mapping).items()), field: LuaTable.from_list([1] * 101)}))
+    with pytest.raises(ConversionError, match="at most 100 settings, found 101"):
+        dpnn_bridge.to_torch(obj)
 
 
 def test_long_keys_and_chains(tmp_path: Path) -> None:

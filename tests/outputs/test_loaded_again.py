@@ -22,7 +22,10 @@ from dpnn_bridge import LuaClass, lua_class, to_torch
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError, T7FormatError
+from dpnn_bridge.modules.dpnn import FireModule, SpatialGlimpse
+from dpnn_bridge.modules.nn import Add
 from dpnn_bridge.modules.nn.container import ConcatTable
+from dpnn_bridge.modules.rnn import Sequencer
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 from dpnn_bridge.outputs.reloaded import _check_names
 from dpnn_bridge.training import shared_clone
@@ -180,6 +183,36 @@ def test_a_parameter_with_two_names_has_one_value(tmp_path: Path) -> None:
         dpnn_bridge.load(tmp_path / "changed.pt")
     with pytest.raises(T7FormatError, match=r"0\.weight and 2\.weight are the same parameter"):
         dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "changed.pt")
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
+def test_a_class_to_ignore_is_numbered_as_the_model_numbers_classes(suffix: str, tmp_path: Path) -> None:
+    fields = {"ignoreIndex": 3, "sizeAverage": True}
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaObject("nn.ClassNLLCriterion", LuaTable(fields)))
+    criterion = dpnn_bridge.load(tmp_path / "m.t7", index_base=0)
+    dpnn_bridge.save(tmp_path / f"again{suffix}", criterion)
+    ignored = {dpnn_bridge.load(tmp_path / f"again{suffix}", index_base=i).ignore_index for i in (0, 1)}
+    assert ignored == {2, 3}
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: Sequencer(nn.Linear(4, 3)),
+        lambda: FireModule.create(3, 2, 3, 3),
+        lambda: SpatialGlimpse(3, 2, 2),
+        lambda: Add(4, scalar=True),
+    ],
+    ids=["Sequencer", "FireModule", "SpatialGlimpse", "Add"],
+)
+def test_modules_of_lua_that_were_created_in_python_are_loaded_again(create: Any, suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = create()
+    dpnn_bridge.save(tmp_path / f"m{suffix}", module)
+    again = dpnn_bridge.load(tmp_path / f"m{suffix}")
+    assert type(again) is type(module)
+    assert [p.tolist() for p in again.parameters()] == [p.tolist() for p in module.parameters()]
 
 
 def test_files_of_earlier_versions_load(tmp_path: Path) -> None:

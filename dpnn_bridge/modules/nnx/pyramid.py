@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import short_list
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nnx.resampling import SpatialPadding, bilinear
@@ -90,8 +91,8 @@ class SpatialPyramid(nn.Module):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             windows = {"window_widths": obj.get("winWidth"), "window_heights": obj.get("winHeight")}
-            lists = {k: v.as_list() for k, v in windows.items() if isinstance(v, LuaTable)}
-            return {**super().arguments(obj, ctx), "ratios": obj["ratios"].as_list(), **lists}
+            lists = {k: short_list(v) for k, v in windows.items() if isinstance(v, LuaTable)}
+            return {**super().arguments(obj, ctx), "ratios": short_list(obj["ratios"]), **lists}
 
         @classmethod
         def children(cls, module: SpatialPyramid) -> list[nn.Module]:
@@ -186,7 +187,7 @@ class SpatialFovea(nn.Module):
                 **super().arguments(obj, ctx),
                 "processors": ctx.children(obj, "processors"),
                 "pre_processors": ctx.children(obj, "preProcessors"),
-                "ratios": obj["ratios"].as_list(),
+                "ratios": short_list(obj["ratios"]),
                 "focus": (obj["x"], obj["y"]) if obj.get("focused") is True else None,
             }
 

@@ -23,7 +23,7 @@ def zeros(size: list[Any], batch: list[int], dtype: torch.dtype, device: torch.d
 
 
 #: maximum number of tables, storages and numbers in a field ``outputSize``; shared tables count each time
-_MAX_VALUES = 4096
+_MAX_VALUES = 256
 
 
 def sizes_from_lua(value: Any) -> Any:
