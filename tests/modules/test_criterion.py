@@ -349,7 +349,10 @@ def test_the_mean_of_cosines_divides_by_the_first_size_of_the_target() -> None:
         torch.testing.assert_close(criterion(pair, torch.ones(shape)), torch.tensor(loss / count))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("MSE", "sum"), ("MarginRanking", "mean"), ("CosineEmbedding", "mean")])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("MSE", "sum"), ("MarginRanking", "mean"), ("CosineEmbedding", "mean"), ("MultiLabelSoftMargin", "mean")],
+)
 def test_a_flag_that_is_0_is_true_where_lua_tests_it(name: str, expected: str) -> None:
     """The kernels take 0 as false; the numbers of Torch7."""
     module = to_torch(LuaObject(f"nn.{name}Criterion", LuaTable({"sizeAverage": 0, "margin": 0.1})))

@@ -136,6 +136,14 @@ def test_unpooling_before_pooling_says_what_is_missing() -> None:
 
 
 # ---------------------------------------------------------------------- average pooling
+@pytest.mark.parametrize(("flag", "divisor"), [(0, None), (False, 1)])
+def test_a_0_is_false_for_the_kernel_and_true_for_lua(flag: Any, divisor: int | None) -> None:
+    flags = {"divide": flag, "ceil_mode": flag, "count_include_pad": flag}
+    pooling = to_torch(lua("nn.SpatialAveragePooling", kW=3, kH=3, dW=1, dH=1, **flags))
+    assert type(pooling) is nn.AvgPool2d
+    assert (pooling.divisor_override, pooling.ceil_mode, pooling.count_include_pad) == (divisor, False, False)
+
+
 def test_undivided_average_is_not_a_sum_where_windows_are_cut() -> None:
     fields = {"kW": 3, "kH": 3, "dW": 2, "dH": 2, "padW": 0, "padH": 0, "count_include_pad": True}
     x = torch.randn(1, 1, 6, 6)

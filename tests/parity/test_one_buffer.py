@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from formula import lua
 from torch import Tensor, nn
 
 from dpnn_bridge import verify
@@ -17,7 +18,7 @@ from dpnn_bridge.conversion.lua_values import fresh, lua_value
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable
-from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import check_module
 
 
@@ -75,6 +76,40 @@ def test_a_linear_layer_that_reads_its_own_result_is_a_known_difference() -> Non
         model = nn.Sequential(nn.Linear(4, 4), shared, shared).double()
         assert verdict(model, x, model(x).detach()) == Verdict.EQUAL
         assert verdict(model, x, torch.randn(2, 4).double()) == expected
+
+
+#: layers that read their own result if they occur twice in a row
+TWICE: dict[str, tuple[LuaObject, tuple[int, ...]]] = {
+    "Padding": (lua("nn.Padding", dim=1, pad=0, nInputDim=2, value=0, index=1), (2, 4)),
+    "SpatialAveragePooling": (
+        lua("nn.SpatialAveragePooling", kW=3, kH=3, dW=1, dH=1, padW=1, padH=1, ceil_mode=False, divide=True),
+        (1, 2, 4, 4),
+    ),
+    "SpatialMaxPooling": (
+        lua("nn.SpatialMaxPooling", kW=3, kH=3, dW=1, dH=1, padW=1, padH=1, ceil_mode=False),
+        (1, 2, 4, 4),
+    ),
+    "SpatialCrossMapLRN": (lua("nn.SpatialCrossMapLRN", size=3, alpha=1e-4, beta=0.75, k=1), (1, 4, 3, 3)),
+    "SpatialZeroPadding": (lua("nn.SpatialZeroPadding", pad_l=0, pad_r=0, pad_t=0, pad_b=0), (1, 2, 4, 4)),
+    "VolumetricAveragePooling": (
+        lua("nn.VolumetricAveragePooling", kT=1, kW=1, kH=1, dT=1, dW=1, dH=1, padT=0, padW=0, padH=0),
+        (1, 2, 3, 3, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_layer_twice_in_a_row_is_a_known_difference(name: str) -> None:
+    obj, shape = TWICE[name]
+    shared = to_torch(obj).double()
+    model, x = nn.Sequential(shared, shared), torch.rand(shape).double()
+    assert verdict(model, x, torch.randn(model(x).shape).double()) == Verdict.KNOWN
+
+
+def test_a_result_of_another_size_is_not_undefined() -> None:
+    """The buffer of the first use is resized."""
+    shared, x = to_torch(lua("nn.SpatialAveragePooling", kW=2, kH=2, dW=2, dH=2, divide=True)), torch.rand(1, 1, 8, 8)
+    assert verdict(nn.Sequential(shared, shared), x, torch.randn(1, 1, 2, 2)) == Verdict.DIFFERENT
 
 
 @pytest.mark.parametrize(
