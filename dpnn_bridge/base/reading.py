@@ -52,6 +52,11 @@ def retry_eagain(act: Callable[[], T | None], name: str) -> T:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
 
 
+def file_status(path: str | os.PathLike[str]) -> os.stat_result:
+    """Call ``os.stat`` with :func:`retry_eagain`."""
+    return retry_eagain(lambda: os.stat(path), os.fspath(path))
+
+
 def with_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and its causes, the last cause at the end."""
     seen: set[int] = set()

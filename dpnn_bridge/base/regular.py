@@ -7,7 +7,7 @@ import os
 import stat
 
 from dpnn_bridge.base.boundary import as_package_error
-from dpnn_bridge.base.reading import DISK_ERRORS, open_input
+from dpnn_bridge.base.reading import DISK_ERRORS, file_status, open_input
 from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.errors import CHECK_PATH, DpnnBridgeError, FileAccessError, MissingFileError, NotT7Error
 
@@ -31,7 +31,7 @@ def check_file(path: str | os.PathLike[str], max_bytes: int | None = None, names
         NotT7Error: It is a directory, a device or a pipe, is too large, or cannot be opened.
     """
     try:
-        _check(path, os.stat(path), max_bytes, names)
+        _check(path, file_status(path), max_bytes, names)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
 
@@ -93,7 +93,7 @@ def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> D
         return NotT7Error(f"{name!r}: cannot be opened: {error}")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return MissingFileError(f"{name}: cannot be opened: no such file or directory; {CHECK_PATH}")
-    if error.errno in DISK_ERRORS:
+    if error.errno in DISK_ERRORS or isinstance(error, BlockingIOError):
         error.filename = error.filename or name
         return as_package_error(error, NotT7Error, "reading")
     advice = f"; {CHECK_PATH}" if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import given_name, is_module, key_text, node_name
+from dpnn_bridge.base.reading import file_status
 from dpnn_bridge.checkpoints.bytecode import describe_bytecode
 from dpnn_bridge.checkpoints.find import candidates, looks_like_module
 from dpnn_bridge.errors import OptionError, T7Error
@@ -180,7 +180,7 @@ def describe(
     chosen = ReadOptions(**options)
     with local_file(path) as file:
         root, encoding = read(file, chosen)
-        size = os.stat(file.path).st_size
+        size = file_status(file.path).st_size
     description = Description(name_of(path), size, str(encoding))
     _Traversal(description, limit, depth).traverse(root)
     found = candidates(root, is_known=looks_like_module)[:MAX_MODELS]

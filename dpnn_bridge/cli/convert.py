@@ -19,6 +19,7 @@ from dpnn_bridge.base.atomic import after_writing, check_output, naming, write_t
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.base.file_set import check_distinct
 from dpnn_bridge.base.folders import temporary_folder
+from dpnn_bridge.base.reading import file_status
 from dpnn_bridge.base.regular import is_accepted
 from dpnn_bridge.base.remote import location_of, manifest_path
 from dpnn_bridge.base.shell import shell_file
@@ -310,7 +311,7 @@ class _Request:
         names = ("key", "plugins", "lua", "sandbox", "allow_unsupported", "index_base")
         arguments = {name: self.options[name] for name in names if name in self.options}
         example, model = self.options.get("input"), load(source, **arguments)
-        if example is None and (shapes := input_shapes(model, source.stat().st_size)):
+        if example is None and (shapes := input_shapes(model, file_status(source).st_size)):
             example = ExampleInput.of(shapes, None)
         result = verify(source, target, input=example(model) if example else None, **arguments)
         write_text(self.card, card(done, result, target), force=self.force)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch import nn
 
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.checksum import sha256_of
-from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.reading import file_status, open_input
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.parametrized import named_layers
@@ -140,7 +140,7 @@ def _array(path: Path, where: str) -> np.ndarray:
     try:
         with open_input(path) as file:
             header = ArrayHeader(file)
-            if header.nbytes > path.stat().st_size:
+            if header.nbytes > file_status(path).st_size:
                 raise T7FormatError(f"the file is truncated: it has fewer bytes than an array of shape {header.shape}")
             return header.elements(file)
     except T7FormatError as error:

@@ -16,6 +16,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import counted, printable, shortened
 from dpnn_bridge.base.graph import format_path, is_criterion, values_in
+from dpnn_bridge.base.reading import file_status
 from dpnn_bridge.base.shell import shell_file, shell_quoted
 from dpnn_bridge.base.suffixes import PICKLED, TORCH7
 from dpnn_bridge.checkpoints.architectures import architecture_of
@@ -100,7 +101,7 @@ def summarize(
         if contents is None:
             return _converted(file, key, example, options)
         root, encoding = contents
-        size = file.path.stat().st_size
+        size = file_status(file.path).st_size
         summary = Summary(file.name, size, str(encoding), "")
         if not isinstance(encoding, PickleEncoding):
             _objects(summary, file)
@@ -128,7 +129,7 @@ def _joined(key: str, inner: str) -> str:
 
 def _converted(file: LocalFile, key: str | None, example: Callable[[nn.Module], Any] | None, options: str) -> Summary:
     module, report = load_local(file, None, key, Options(allow_unsupported=True))
-    size = file.path.stat().st_size
+    size = file_status(file.path).st_size
     unsupported = {c.class_name for c in report.unsupported}
     models: list[Model] = []
     parts = list(module.items() if isinstance(module, Models) else []) or [(key or "", module)]

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.folder_locks import keep_folders_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.reading import causing_os_error, open_archive, open_input, open_zip
+from dpnn_bridge.base.reading import causing_os_error, file_status, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, location_of, without_query
 from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of, state_of
@@ -182,7 +182,7 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
     """Decompress a file, and return the path of the result; return the path of any other file unchanged."""
     with open_input(path) as file:
         head = file.read(6)
-    allowed = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
+    allowed = max(_MIN_LIMIT, _MAX_RATIO * file_status(path).st_size)
     try:
         for magic, unpack in _COMPRESSED.items():
             if head.startswith(magic):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dpnn_bridge.base.contiguous import last_offset
 from dpnn_bridge.base.display import described, printable, shortened
-from dpnn_bridge.base.reading import causing_os_error, open_input, open_zip
+from dpnn_bridge.base.reading import causing_os_error, file_status, open_input, open_zip
 from dpnn_bridge.errors import COPY_AGAIN, NotT7Error, T7FormatError
 from dpnn_bridge.loaders.encoding import OLD_PYTORCH, check_head
 from dpnn_bridge.loaders.hash_flood import SAFE, HashFloodGuard, Memo
@@ -121,7 +121,7 @@ def read(path: Path, name: str = "") -> Any:
             raise NotT7Error(f"{name}: a Torch7 file, not a file of torch.save; {advice}") from error
         if head.startswith(b"PK"):
             raise T7FormatError(f"the archive is damaged: {error}; {COPY_AGAIN}", source=name) from error
-        check_head(head, path.stat().st_size, name)  # names other types of files
+        check_head(head, file_status(path).st_size, name)  # names other types of files
         raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
     except (_DamagedError, StreamError) as error:
         raise T7FormatError(f"damaged, or more than plain data: {error}; {_ADVICE}", source=name) from error

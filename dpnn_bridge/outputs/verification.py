@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.exclusive import process_wide
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.reading import open_zip
+from dpnn_bridge.base.reading import file_status, open_zip
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Tolerance, compare
 from dpnn_bridge.compare.memory import copied
@@ -259,7 +259,7 @@ def check_zip(path: Path) -> None:
         VerificationError: the archive is incomplete, or a record is compressed or damaged.
     """
     try:
-        size = path.stat().st_size
+        size = file_status(path).st_size
         with open_zip(path) as archive:
             entries = archive.infolist()
             if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > size:

@@ -21,6 +21,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import shortened
+from dpnn_bridge.base.reading import file_status
 from dpnn_bridge.base.remote import Location, location_of
 from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.batch.executors import failure_message, run_in_workers
@@ -179,7 +180,7 @@ def _locations(line: Line, folder: str | None) -> dict[str, Location] | Checked:
 def _is_file(path: Path) -> bool:
     """Return whether a path is a file. Unlike ``os.path.isfile``, raise an error if the folder cannot be searched."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        return stat.S_ISREG(file_status(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
 

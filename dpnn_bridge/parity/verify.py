@@ -16,6 +16,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import type_name
+from dpnn_bridge.base.reading import file_status
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import HALF, Tolerance, compare
@@ -281,7 +282,7 @@ def _limits(subject: Subject, converted: StrPath | None) -> ResourceLimits:
     files = [path for path in (subject.path if subject.obj is None else None, converted) if path is not None]
     for path in files:
         check_file(path)
-    return ResourceLimits([subject.obj, subject.table], sum(Path(path).stat().st_size for path in files))
+    return ResourceLimits([subject.obj, subject.table], sum(file_status(path).st_size for path in files))
 
 
 def _maker(

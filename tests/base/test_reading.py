@@ -168,6 +168,22 @@ def test_opening_a_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monke
         assert file.read() == b"content"
 
 
+def test_the_status_of_an_input_is_asked_again(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    source, ask, calls = files / "m.t7", os.stat, iter(range(10**6))
+
+    def every_second(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if path in (source, str(source)) and next(calls) % 2 == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return ask(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", every_second)
+    assert dpnn_bridge.inspect(source).models
+    dpnn_bridge.convert(source, tmp_path / "x" / "m.pt")
+    assert dpnn_bridge.verify(source, tmp_path / "x" / "m.pt").ok
+    assert next(calls) > 3
+
+
 def test_no_pause_follows_the_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Any] = []
     monkeypatch.setattr(reading, "_PAUSES", (1.0, 2.0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.json_text import parse_json
-from dpnn_bridge.base.reading import open_input
+from dpnn_bridge.base.reading import file_status, open_input
 from dpnn_bridge.base.writing import not_as_written, write_file
 from dpnn_bridge.outputs import data
 from dpnn_bridge.outputs.format import Format
@@ -30,7 +30,7 @@ class Json(Format):
 
     def same_content(self, one: Path, other: Path) -> bool:
         """Return whether two files contain equal values, with keys in any order and other white space."""
-        if other.stat().st_size > _MAX_RATIO * one.stat().st_size:
+        if file_status(other).st_size > _MAX_RATIO * file_status(one).st_size:
             return False
         texts = [_text(self.read_data(path), sort_keys=True) for path in (one, other)]
         return texts[0] == texts[1]
