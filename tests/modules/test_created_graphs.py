@@ -68,6 +68,7 @@ def test_a_created_graph_is_written_in_the_form_of_nngraph(name: str) -> None:
     assert {name: p.shape for name, p in model.named_parameters()}.items() <= {
         name: p.shape for name, p in again.named_parameters()
     }.items()
+    assert {name for name, _ in again.state_dict().items()} == set(model.state_dict())
     assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
 
 

@@ -164,12 +164,16 @@ def test_long_chain_needs_no_deep_recursion() -> None:
     assert float(again(torch.ones(1))) == float(graph(torch.ones(1)))
 
 
-def test_module_of_two_nodes_is_one_module() -> None:
+def test_module_of_two_nodes_is_one_module_if_it_is_one_in_the_file() -> None:
     tanh = nn.Tanh()
     graph = GModule(tanh, tanh, nodes=[GraphNode(), GraphNode((0,), "0"), GraphNode((1,), "1"), GraphNode((2,))])
     obj = to_lua(graph)
-    assert obj["modules"][1] is obj["modules"][2] is obj["forwardnodes"][3]["data"]["module"]
-    assert structure(to_lua(to_torch(obj))) == structure(obj)
+    assert obj["modules"][1] is not obj["modules"][2]
+    assert obj["modules"][2] is obj["forwardnodes"][3]["data"]["module"]
+    obj["modules"][2] = obj["forwardnodes"][3]["data"]["module"] = obj["modules"][1]
+    again = to_torch(obj)
+    assert again._modules["0"] is again._modules["1"]
+    assert structure(to_lua(again)) == structure(obj)
 
 
 def test_module_replaced_in_a_node_only_still_runs() -> None:

@@ -253,6 +253,13 @@ def test_a_module_that_computes_in_single_precision_is_equal_to_single_precision
     assert any("the module computes this in float32 (" in note for note in report.notes)
 
 
+def test_the_note_names_the_lowest_precision() -> None:
+    source, target = Scores(lambda x: x), Scores(lambda x: x.float().bfloat16().double())
+    report = dpnn_bridge.port(filled(source, 0), target, lambda seed: randn(3, 6, seed=seed))
+    assert report.equal
+    assert any("equal to the precision of bfloat16: the module computes this in bfloat16 (" in n for n in report.notes)
+
+
 def test_a_result_that_is_overwritten_through_out() -> None:
     def overwritten(x: Tensor) -> Tensor:
         return torch.tanh(x, out=x)

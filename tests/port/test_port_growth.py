@@ -170,7 +170,7 @@ def test_operations_before_many_outputs_are_visited_once() -> None:
 
     nodes: list[Any] = []
     for index in range(50):
-        nodes.append(SimpleNamespace(index=index, single=False, inputs=Inputs(nodes[-1:])))
+        nodes.append(SimpleNamespace(index=index, single=False, dtype=None, inputs=Inputs(nodes[-1:])))
     tape: Any = SimpleNamespace(output=[Slot(index) for index in range(50)], maker=dict(enumerate(nodes)))
     assert _first_single(tape) is None
     assert len(visits) == 50

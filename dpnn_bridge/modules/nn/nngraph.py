@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ class GModule(Members):
         num_inputs: int = 1,
     ) -> None:
         super().__init__(*modules)
-        self.nodes = list(nodes)
+        self.nodes = self._with_own_names(nodes)
         self.input_node, self.output_node = input_node, output_node % len(nodes)
         self.num_inputs = num_inputs
         self._edge_count = sum(len(node.inputs) for node in self.nodes)
@@ -74,6 +75,20 @@ class GModule(Members):
         self._released = [
             [source for source in set(node.inputs) if last_use[source] == i] for i, node in enumerate(self.nodes)
         ]
+
+    def _with_own_names(self, nodes: Sequence[GraphNode]) -> list[GraphNode]:
+        """Register a module that several nodes run under a name for each, as in containers that list it twice."""
+        used: set[str] = set()
+        named: list[GraphNode] = []
+        for node in nodes:
+            if node.module in used:
+                name = str(len(self._modules))
+                self.add_module(name, self._modules[node.module])
+                node = replace(node, module=name)
+            if node.module is not None:
+                used.add(node.module)
+            named.append(node)
+        return named
 
     def forward(self, input: Any) -> Any:
         if self.num_inputs > 1:
@@ -223,7 +238,8 @@ class GModule(Members):
                     own = module.get_submodule(node.module)
                     if is_new and ctx.compose and id(own) in seen:  # Torch7 has one buffer for all uses of an object
                         own = copy.deepcopy(own, dict(tensors_of(own)))
-                        modules.append(own)
+                        if node.module.isdigit():
+                            modules[int(node.module)] = own
                     seen.add(id(own))
                     entry["module"] = ctx.to_lua(own)
                 if node.select is not None:
