@@ -28,7 +28,7 @@ _SERVERS: dict[frozenset[tuple[str, str]], Server] = {}
 
 
 def serve(number: int) -> None:
-    """Answer requests for sandboxes, in the server: standard streams arrive, a process ID returns."""
+    """Answer requests for sandboxes, in the server: standard streams and a pipe arrive, a process ID returns."""
     import torch.fx.experimental.symbolic_shapes  # noqa: F401 - autograd imports it, and SymPy with it, at its first use
 
     from dpnn_bridge.lua import confined
@@ -38,7 +38,8 @@ def serve(number: int) -> None:
     gc.freeze()
     libc = ctypes.CDLL(None)
     with socket.socket(fileno=number) as connection:
-        while streams := socket.recv_fds(connection, 1, 3)[1]:
+        while files := socket.recv_fds(connection, 1, 4)[1]:
+            *streams, alive = files
             if pid := libc.syscall(_CLONE, _FLAGS, 0, 0, 0, 0):
                 connection.sendall(pid.to_bytes(4, "little"))
             else:
@@ -49,7 +50,8 @@ def serve(number: int) -> None:
             for stream in streams:
                 os.close(stream)
             if not pid:
-                confined.main()
+                confined.main(alive)
+            os.close(alive)
 
 
 class Server:
@@ -61,9 +63,9 @@ class Server:
         with theirs:
             self.process = subprocess.Popen([program, "-c", code], stdin=theirs, env=env, cwd=cwd)
 
-    def start(self, streams: list[int]) -> int:
-        """Return the process ID of a new sandbox with these standard streams."""
-        socket.send_fds(self.connection, [b"\0"], streams)
+    def start(self, files: list[int]) -> int:
+        """Return the process ID of a new sandbox with these standard streams and this pipe."""
+        socket.send_fds(self.connection, [b"\0"], files)
         return int.from_bytes(self.connection.recv(4), "little")
 
 
@@ -78,12 +80,21 @@ def close_servers() -> None:
 class Popen:
     """A sandbox from a server; ``dpnn_bridge.lua.sandbox`` calls it as ``subprocess.Popen``."""
 
-    def __init__(self, command: list[str], *, stderr: Any, env: dict[str, str], cwd: str, **options: Any) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        stderr: Any,
+        pass_fds: tuple[int],
+        env: dict[str, str],
+        cwd: str,
+        **options: Any,
+    ) -> None:
         key = frozenset(env.items())
         if key not in _SERVERS:
             _SERVERS[key] = Server(command[0], env, cwd)
         (source, stdin), (stdout, target) = os.pipe(), os.pipe()
-        self.pid = _SERVERS[key].start([source, target, stderr.fileno()])
+        self.pid = _SERVERS[key].start([source, target, stderr.fileno(), *pass_fds])
         self.stdin, self.stdout = os.fdopen(stdin, "wb", 0), os.fdopen(stdout, "rb", 0)
         os.close(source), os.close(target)
         self.returncode: int | None = None

@@ -14,6 +14,7 @@ import importlib
 import os
 import pkgutil
 import select
+import signal
 import sys
 import threading
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 
 if sys.platform == "win32":
     raise ImportError("the process of a Lua sandbox needs Linux or macOS")
+import fcntl
 
 from dpnn_bridge.conversion.registry import ZOO, discover
 from dpnn_bridge.errors import DpnnBridgeError
@@ -56,30 +58,44 @@ _WARM_UP = """
 """
 
 
-def main() -> None:
-    """Serve the parent process until it ends or closes the pipe."""
+def main(alive: int) -> None:
+    """Serve the parent process until it ends or closes the pipe.
+
+    Args:
+        alive: descriptor of a pipe to which the parent writes nothing, and which closes when the parent ends.
+    """
+    _end_with(alive)
     source, target = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     channel = Channel(source, target, 1 << 62)
     with contextlib.suppress(WireError, KeyboardInterrupt):
-        Server(channel, source).serve()
+        Server(channel, alive).serve()
     os._exit(0)
 
 
-def _exit_with_parent(source: int, parent: int) -> None:
+def _end_with(alive: int) -> None:
+    """Let Linux kill this process when the pipe closes, also where Lua keeps every thread of Python waiting."""
+    if sys.platform == "linux":
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGIO,))
+        fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _exit_with_parent(alive: int, parent: int) -> None:
     """Exit when the parent process has ended, even while Lua runs.
 
     The pipe closes when the parent ends, unless a process that it forked keeps the pipe open. The parent process ID
     changes in this case too.
 
     Args:
-        source: descriptor of the pipe.
+        alive: descriptor of the pipe.
         parent: process ID of the parent.
     """
     poll = select.poll()
-    poll.register(source, 0)  # reports hang-up and errors only
+    poll.register(alive, 0)  # reports hang-up and errors only
     while os.getppid() == parent and not poll.poll(_POLL_INTERVAL):
         pass
     os._exit(0)
@@ -130,8 +146,8 @@ class _Host(Host):
 class Server:
     """Serves requests with a bridge to a confined Lua state."""
 
-    def __init__(self, channel: Channel, source: int) -> None:
-        self._channel, self._source = channel, source
+    def __init__(self, channel: Channel, alive: int) -> None:
+        self._channel, self._alive = channel, alive
         self._values: dict[int, Any] = {}
         self._last_number = 0
         #: ID of a module -> its tensors, and copies with the values that the parent has
@@ -141,7 +157,7 @@ class Server:
     def serve(self) -> None:
         """Start, drop the privileges of this process, and serve requests."""
         parent, max_memory, max_instructions = self._channel.receive(_no_value)
-        threading.Thread(target=_exit_with_parent, args=(self._source, parent), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(self._alive, parent), daemon=True).start()
         _import_all()
         self._host = _Host(self._channel)
         LuaBridge.from_runtime(Runtime("lua51", sandbox=True, max_memory=1 << 30, max_instructions=1 << 30)).execute(

@@ -107,19 +107,25 @@ class Sandbox:
         self._ended = ""
         self._limited = 0.0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - used until the process ends
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from dpnn_bridge.lua.confined import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=_environment(),
-            cwd="/",
-            start_new_session=True,
-        )
+        alive, ours = os.pipe()
+        held = os.fdopen(ours, "wb")  # nothing is written to it; it closes with this program
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from dpnn_bridge.lua.confined import main; main({alive})"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                pass_fds=(alive,),
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            os.close(alive)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), memory + (64 << 20))
-        self._close = weakref.finalize(self, _end, self._process, self._errors)
+        self._close = weakref.finalize(self, _end, self._process, self._errors, held)
         start = os.getpid(), memory, instructions
         missing = self._exchange(self._encoded(start), time.monotonic() + _START_SECONDS, "it did not start in time")
         if missing:
@@ -274,10 +280,10 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _end(process: subprocess.Popen[bytes], errors: Any) -> None:
+def _end(process: subprocess.Popen[bytes], *files: Any) -> None:
     process.kill()
     process.wait()
-    for file in (process.stdin, process.stdout, errors):
+    for file in (process.stdin, process.stdout, *files):
         with contextlib.suppress(OSError):
             file.close()  # type: ignore[union-attr]
 

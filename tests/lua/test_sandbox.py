@@ -428,6 +428,30 @@ def test_the_process_ends_with_the_program(doing: str, forked: bool) -> None:
     assert not _alive(pid)
 
 
+@linux
+def test_the_process_ends_with_the_program_while_no_thread_of_python_runs() -> None:
+    """An error of Lua's memory in a function of lupa leaves Python's lock taken, so that every thread waits."""
+    code = """
+import ctypes, sys
+from dpnn_bridge.lua.confined import _end_with
+_end_with(int(sys.argv[1]))
+print("ready", flush=True)
+ctypes.PyDLL(None).sleep(60)
+"""
+    alive, held = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(alive)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        pass_fds=(alive,),
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert process.poll() is None
+        os.close(alive)
+        os.close(held)
+        assert process.wait(20) == -signal.SIGIO
+
+
 def test_the_process_outlives_the_thread_that_made_it() -> None:
     made: list[LuaBridge] = []
     thread = threading.Thread(target=lambda: made.append(LuaBridge(sandbox=True)))
