@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from dpnn_bridge.base.graph import is_criterion
-from dpnn_bridge.base.storage import own_copy
+from dpnn_bridge.base.storage import own_copy, storage_elements, storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import registry, to_lua, to_torch
@@ -353,8 +353,22 @@ class _State:
         if pairs and leaves:  # retained, since Torch7 allows several backward passes after one forward pass
             differentiable, given = zip(*pairs, strict=True)
             gradients = torch.autograd.grad(differentiable, leaves, given, allow_unused=True, retain_graph=True)
-        for leaf, gradient in zip(leaves, gradients, strict=True):
+        for leaf, gradient in zip(leaves, _separate(gradients, grad_output), strict=True):
             leaf.grad = torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _separate(gradients: Sequence[torch.Tensor | None], grad_output: Any) -> Iterator[torch.Tensor | None]:
+    """Yield gradients with memory of their own, into which Lua may write; autograd passes ``grad_output`` on.
+
+    As in Torch7, where only layers that return their input return the gradient of the output.
+    """
+    used = {storage_id(t) for t in nested.tensors(grad_output)}
+    for gradient in gradients:
+        if gradient is not None:
+            if storage_id(gradient) in used or storage_elements(gradient) < gradient.numel():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            used.add(storage_id(gradient))
+        yield gradient
 
 
 def _keeps_state(module: nn.Module) -> bool:

@@ -47,16 +47,15 @@ _UNDEFINED = frozenset(
         "VolumetricDilatedConvolution",
     )
 )
-#: layers whose result in Torch7 has the memory of their input; others copy, for example nn.Narrow
-_SHARES_INPUT = frozenset(
+#: layers that return their input or a view of it in PyTorch, and a copy in Torch7; others return the same in both
+_COPIES = frozenset(
     f"nn.{name}"
     for name in (
-        *("CategoricalEntropy", "Collapse", "Constant", "Contiguous", "Convert", "CopyGrad", "FlattenTable"),
-        *("GradientReversal", "Identity", "L1Penalty", "NarrowTable", "PrintSize", "Replicate", "Reshape"),
-        *("ReverseTable", "SelectTable", "SplitTable", "Squeeze", "Unsqueeze", "View", "ZeroGrad", "ZipTable"),
-        "ZipTableOneToMany",
+        *("Balance", "ChannelDropout", "Copy", "Dropout", "InstanceNormalization", "Narrow", "PCAColorTransform"),
+        *("Select", "SimpleColorTransform", "SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose"),
+        "WhiteNoise",
     )
-) | {"nngraph.JustElement", "nngraph.JustTable"}
+) | {"fbnn.NestedDropout", "onmt.VariationalDropout", "w2nn.ShakeShakeTable"}
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
 _IF_ONCE = frozenset(
     f"nn.{name}"
@@ -152,11 +151,11 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
         inputs = {storage_id(t): t for t in nested.tensors(args)}
         position = count()
         is_inplace = _is_inplace(module)
-        shares = bool(module._modules) or is_inplace or _name(module) in _SHARES_INPUT
+        copies = _name(module) in _COPIES and not is_inplace
 
         def stored(result: Tensor) -> Tensor:
             is_shared = storage_id(result) in inputs
-            if is_shared and shares:
+            if is_shared and not copies:
                 return result
             if is_inplace and len(inputs) == 1:  # the modules of a .t7 do not change their input
                 ((memory, given),) = inputs.items()
