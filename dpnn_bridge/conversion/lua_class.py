@@ -57,8 +57,7 @@ class LuaClass(Hooks):
         members: Lua field with one module -> constructor argument and submodule of the same name.
         scratch: Fields with temporary buffers: dropped on import, written empty. The fields in
             :data:`~dpnn_bridge.conversion.buffers.BUFFERS` need not be listed.
-        resets: Fields that describe the contents of buffers, such as their size -> value in a new object, or None to
-            omit the field. They are reset when the buffers are emptied.
+        resets: Fields to reset when the buffers are emptied -> value in a new object, or None to omit the field.
         import_only: Whether modules created in PyTorch are exported as another Lua class of the same torch type.
         is_identity: Whether the module returns its input (``nn.Copy``, ``nn.GPU``); the report states this.
         keeps_types: Whether a cast of the model does not change the types of the modules inside.
@@ -66,6 +65,7 @@ class LuaClass(Hooks):
         checked_by: How the parity of this class was tested: ``"torch7"``, ``"formula"`` or ``"structure"``.
         test: For the latter two, the test function in ``tests/modules``.
         repeats: Whether the class runs the modules inside several times in one pass.
+        is_graph: Whether the class runs each of its modules once, like a container, in another order.
         faults: Faults of Torch7 in this class. A comparison that they affect is not a failure.
         other_version: Another version of Torch7's packages, with which the class computes other results.
     """
@@ -94,6 +94,7 @@ class LuaClass(Hooks):
     checked_by: ClassVar[str] = "torch7"
     test: ClassVar[str] = ""
     repeats: ClassVar[bool] = False
+    is_graph: ClassVar[bool] = False
     faults: ClassVar[tuple[Fault, ...]] = ()
     other_version: ClassVar[OtherVersion | None] = None
 
@@ -105,10 +106,7 @@ class LuaClass(Hooks):
 
     @classmethod
     def upgrade(cls, obj: LuaObject) -> LuaObject:
-        """Return ``obj``, or an updated copy if an older version of its class wrote it.
-
-        The default adds missing fields that have a default value.
-        """
+        """Return ``obj``, or an updated copy if an older version wrote it; the default adds fields with a default."""
         missing = {k: v for k, v in cls.defaults.items() if v is not None and obj.get(k) is None}
         return obj.changed(missing) if missing else obj
 

@@ -42,8 +42,9 @@ def _uses(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _contained(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the names and modules of a container; an empty list for other modules."""
-    if not registry.mapping_of(module).container:
+    """Return the names and modules of a container or graph; an empty list for other modules."""
+    mapping = registry.mapping_of(module)
+    if not mapping.container and not mapping.is_graph:
         return []
     return [(name, child) for name, child in module._modules.items() if child is not None]
 

@@ -30,6 +30,10 @@ GRAPHS: dict[str, tuple[int, list[N]]] = {
     "one output twice": (1, [N(), N((0,)), N((1,), "0"), N((2, 2))]),
     "a result without use": (1, [N(), N((0,)), N((1,), "0"), N((1,), "1"), N((2,))]),
     "the output is the input": (1, [N()]),
+    "an element is selected twice": (
+        2,
+        [N(), N((0,), splits=2), *(N((1,), select=k) for k in (1, 1, 2)), N((2,), "0"), N((3, 4, 5, 2), "2"), N((6,))],
+    ),
     "two inputs": (2, [N(), N((0,), splits=2), N((1,), select=2), N((1,), select=1), N((2, 3), "2"), N((4,))]),
 }
 SCRIPT = """
@@ -94,3 +98,19 @@ def test_an_input_without_use_is_refused() -> None:
     nodes = [N(), N((0,), splits=2), N((1,), select=1), N((1,), select=2), N((2,), "0"), N((4,))]
     with pytest.raises(ConversionError, match="element 2 of 2 has no effect on the output"):
         to_lua(GModule(nn.Linear(4, 4), nodes=nodes, num_inputs=2))
+
+
+def test_a_module_of_a_container_and_two_graphs_is_written_for_each() -> None:
+    """Torch7 has one buffer for all uses of an object."""
+    shared, nodes = nn.Linear(4, 4), [N(), N((0,)), N((1,), "0"), N((2,))]
+    graphs = (GModule(shared, nodes=nodes) for _ in range(2))
+    model = nn.Sequential(shared, *graphs, shared).double()
+    obj = to_lua(model)
+    first, one, two, last = obj["modules"].as_list()
+    written = [first, last, *(g["modules"][1] for g in (one, two))]
+    assert len({id(layer) for layer in written}) == 4
+    assert len({id(layer["weight"].storage) for layer in written}) == 1
+    assert one["forwardnodes"][3]["data"]["module"] is one["modules"][1]
+    x = torch.randn(2, 4).double()
+    assert torch.equal(to_torch(obj)(x), model(x))
+    assert len(list(to_torch(obj).parameters())) == 2

@@ -41,6 +41,13 @@ class Root(nn.Module):
         return torch.sqrt(-x)
 
 
+class Same(nn.Module):
+    """A layer without a Lua class that returns its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 def of_torch7(model: nn.Sequential, x: Tensor) -> Tensor:
     """The output of :func:`branches` in Torch7: the second branch overwrites the result of the first."""
     return model[2](2 * model[0][1](x))
@@ -119,6 +126,8 @@ def test_a_result_of_another_size_is_not_undefined() -> None:
         (nn.ReLU(inplace=True), Verdict.KNOWN),
         (nn.Tanh(), Verdict.DIFFERENT),
         (nn.Dropout(0.0), Verdict.DIFFERENT),  # PyTorch returns the input, Torch7 copies it
+        (nn.Sequential(), Verdict.KNOWN),
+        (Same(), Verdict.KNOWN),
     ],
     ids=repr,
 )

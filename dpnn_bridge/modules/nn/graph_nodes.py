@@ -47,12 +47,13 @@ def written_nodes(
 
     nngraph does not run a module of the input or output node, accepts one use of the input node, and a node with
     different inputs only. Where a graph that was created in Python differs, nodes that return their input are added.
+    nngraph selects an element in one node, whose value may have several uses.
 
     Args:
         nodes: the nodes, in execution order.
         input_node: position of the node whose value is the input.
         output_node: position of the node whose value is the output.
-        needed_only: omit nodes on which the output does not depend.
+        needed_only: omit nodes on which the output does not depend, and those that select an element again.
     """
     needed, stack = {input_node}, [output_node]
     while stack:
@@ -63,6 +64,7 @@ def written_nodes(
     uses = Counter(source for i in kept for source in nodes[i].inputs)
     made: list[GraphNode] = []
     position: dict[int, int] = {}  # of the node with the value of each given node
+    selected: dict[tuple[int, int], int] = {}  # position of the node that selects an element of a node
 
     def add(node: GraphNode) -> int:
         made.append(node)
@@ -70,9 +72,11 @@ def written_nodes(
 
     for i in kept:
         node, inputs = nodes[i], [position[source] for source in nodes[i].inputs]
-        repeated = [k for k, source in enumerate(inputs) if source in inputs[:k]]
-        for k in repeated:
-            inputs[k] = add(GraphNode((inputs[k],)))
+        seen: set[int] = set()
+        for k, source in enumerate(inputs):
+            if source in seen:
+                inputs[k] = add(GraphNode((source,)))
+            seen.add(source)
         node = replace(node, inputs=tuple(inputs))
         if i == input_node and not node.is_plain:
             start = add(GraphNode())
@@ -81,6 +85,9 @@ def written_nodes(
             start = position[i] = add(node)
             if uses[i] > 1:
                 position[i] = add(GraphNode((start,)))
+        elif node.select is not None and needed_only:
+            key = inputs[0], node.select
+            position[i] = selected[key] = selected[key] if key in selected else add(node)
         else:
             position[i] = add(node)
     end = position[output_node]

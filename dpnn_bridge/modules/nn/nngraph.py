@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,6 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.serial_duplicates import serial_duplicates
-from dpnn_bridge.conversion.unshared import tensors_of
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nn.criterion import filled
 from dpnn_bridge.modules.nn.graph_nodes import GraphNode as GraphNode
@@ -130,6 +128,7 @@ class GModule(Members):
 
     class Lua(LuaClass):
         constants = {"verbose": False}
+        is_graph = True
 
         @classmethod
         def handled(cls, module: nn.Module) -> set[str]:
@@ -229,19 +228,12 @@ class GModule(Members):
                     "has no effect on the output; use it, or remove it from the input",
                     class_name="nn.gModule",
                 )
-            modules, seen = cls.children(module), set[int]()
             data = []
             for node in nodes:
                 entry = LuaTable({"annotations": LuaTable(), "mapindex": LuaTable(), "reverseMap": LuaTable()})
                 entry.update({key: ctx.restore(value) for key, value in node.attributes.items()})
                 if node.module is not None:
-                    own = module.get_submodule(node.module)
-                    if is_new and ctx.compose and id(own) in seen:  # Torch7 has one buffer for all uses of an object
-                        own = copy.deepcopy(own, dict(tensors_of(own)))
-                        if node.module.isdigit():
-                            modules[int(node.module)] = own
-                    seen.add(id(own))
-                    entry["module"] = ctx.to_lua(own)
+                    entry["module"] = ctx.to_lua(module.get_submodule(node.module))
                 if node.select is not None:
                     entry["selectindex"] = node.select
                 if node.splits is not None:
@@ -250,7 +242,7 @@ class GModule(Members):
             return {
                 **graph_fields(data, nodes, input_node, output_node),
                 "nInputs": module.num_inputs,
-                "modules": LuaTable.from_list(map(ctx.to_lua, modules)),
+                "modules": LuaTable.from_list(map(ctx.to_lua, cls.children(module))),
             }
 
 
