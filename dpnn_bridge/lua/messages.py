@@ -69,6 +69,7 @@ _PENLIGHT = re.compile(
     r"attempt to index (?:global )?'(path|stringx|tablex|dir|file|lapp|text|List|pretty|class)' \(a nil value\)"
     r"|attempt to call global '(lapp|class|List)' \(a nil value\)"
 )
+_METHOD = re.compile(r"attempt to call method '(\w+)' \(a nil value\)")
 #: lines with the files that require searched
 _SEARCHED = re.compile(r"\n\t(?:no file|no field|nothing for) [^\n]*")
 #: PyTorch's message when it cannot allocate a tensor
@@ -107,6 +108,11 @@ def explained(message: str) -> str:
         text += f"\n{package} is not loaded yet: begin the Lua file with require '{package}', or with its definition"
     if _PENLIGHT.search(text):
         text += f"\nin th this global is part of Penlight: {package_advice('pl')}"
+    if method := _METHOD.search(text):
+        text += (
+            f"\nif {method[1]} is a method of a class of nn, dpnn, rnn or another package: here these classes have the "
+            "methods of nn.Module, and their own with a checkout of the package in lua_path= (--lua-path)"
+        )
     frames = [line for line in map(str.strip, stack.split("\n")) if line not in _FRAMES]
     frames = [line for line in frames if not line.startswith("dpnn_bridge/")]
     return "\n".join([text, *(f"    called from {frame}" for frame in frames)])

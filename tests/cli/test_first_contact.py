@@ -481,7 +481,7 @@ def test_lua_files_that_forget_to_require_are_told(tmp_path: Path) -> None:
     assert "\\t" not in text
     (tmp_path / "a.lua").write_text(f"require 'nn'\n{code}")
     model = dpnn_bridge.load(tmp_path / "m.t7", lua=tmp_path / "a.lua")
-    with pytest.raises(LuaBridgeError, match=r"attempt to call method 'nosuch'[^\t]*$"):
+    with pytest.raises(LuaBridgeError, match=r"attempt to call method 'nosuch'[^\t]*lua_path=[^\t]*$"):
         model(torch.zeros(2))
 
 
