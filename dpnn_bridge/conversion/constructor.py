@@ -61,16 +61,28 @@ def takes_number(module_class: type, name: str, several: bool) -> bool:
         name: the argument.
         several: whether its value is a tuple, so that an annotation such as ``str | tuple[int, int]`` means numbers.
     """
+    hint = _hint(module_class, name)
+    union = get_args(hint) if get_origin(hint) in _UNIONS else [hint]
+    kinds = {kind for member in union if not (several and member is str) for kind in _kinds(member)}
+    return hint is not None and kinds <= {int, float, NoneType, ...}
+
+
+@cache
+def takes_flag(module_class: type, name: str) -> bool:
+    """Return whether an argument of a constructor is annotated as a boolean."""
+    kinds = set(_kinds(_hint(module_class, name)))
+    return bool in kinds and kinds <= {bool, NoneType}
+
+
+def _hint(module_class: type, name: str) -> Any:
+    """Return the annotation of an argument of a constructor; None if it has none, or one that cannot be evaluated."""
     for base in module_class.__mro__:
         if name in inspect.signature(base.__init__).parameters:  # type: ignore[misc]
             try:
-                hint = get_type_hints(base.__init__).get(name)  # type: ignore[misc]
+                return get_type_hints(base.__init__).get(name)  # type: ignore[misc]
             except Exception:  # a name that is imported for type checkers only
-                return False
-            union = get_args(hint) if get_origin(hint) in _UNIONS else [hint]
-            kinds = {kind for member in union if not (several and member is str) for kind in _kinds(member)}
-            return bool(kinds) and kinds <= {int, float, NoneType, ...}
-    return False
+                return None
+    return None
 
 
 def _kinds(hint: Any) -> Iterator[Any]:

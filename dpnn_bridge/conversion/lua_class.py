@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from dpnn_bridge.conversion.constructor import each, is_required, takes_number
+from dpnn_bridge.conversion.constructor import each, is_required, takes_flag, takes_number
 from dpnn_bridge.conversion.faults import Fault, OtherVersion
 from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, hooked, submodules
 from dpnn_bridge.conversion.hooks import Hooks
@@ -130,6 +130,8 @@ class LuaClass(Hooks):
             for name, value in found.items():
                 if isinstance(value, _NO_NUMBERS) and takes_number(torch_types(cls)[0], attribute, several):
                     raise TypeError(f"expected a number in field {name!r}, found {type(value).__name__}")
+                if value is not None and takes_flag(torch_types(cls)[0], attribute):
+                    found[name] = value is not False  # the number 0 is true in Lua
             arguments[attribute] = tuple(map(found.get, names)) if several else found[names]
         if cls.indexed:
             arguments["index_base"] = ctx.index_base

@@ -251,6 +251,11 @@ def lua_value(value: Any, module: Callable[[Any], Any] | None = None, path: str 
     return module(value) if module is not None and isinstance(value, (nn.Module, Convertible)) else value
 
 
+def is_true(value: Any) -> bool:
+    """Return whether Lua takes a value as true: every value but nil and false is, the number 0 too."""
+    return value is not None and value is not False
+
+
 def short_list(value: LuaTable) -> list[Any]:
     """Return the elements of a list of settings. Many modules may share it, so it must be short.
 

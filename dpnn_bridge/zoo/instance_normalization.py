@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import OtherVersion
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTensor
 
@@ -74,7 +75,7 @@ class InstanceNormalization(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        module_class = DisabledInstanceNorm2d if obj.get("disabled") is True else nn.InstanceNorm2d
+        module_class = DisabledInstanceNorm2d if is_true(obj.get("disabled")) else nn.InstanceNorm2d
         return module_class(**cls.arguments(obj, ctx), affine=obj.get("weight") is not None)
 
     @classmethod

@@ -38,3 +38,23 @@ def test_flags_that_are_no_booleans_are_those_of_the_kernel() -> None:
         fields = {**POOLING, "ceil_mode": value} if value is not None else POOLING
         module: Any = to_torch(LuaObject("nn.SpatialMaxPooling", LuaTable(fields.items())))
         assert module.ceil_mode is expected
+
+
+#: class, its fields and a flag that is a number, and the attribute with its meaning in Torch7
+FLAGS: list[tuple[str, dict[str, Any], str, Any]] = [
+    ("nn.Sum", {"dimension": 1, "sizeAverage": 0}, "size_average", True),
+    ("nn.MM", {"transA": 0, "transB": False}, "transpose_a", True),
+    ("nn.Dropout", {"p": 0.5, "v2": 0, "stochastic_inference": 0}, "v2", True),
+    ("nn.L1Penalty", {"l1weight": 1, "sizeAverage": 1}, "size_average", False),
+    ("nn.L1Penalty", {"l1weight": 1, "provideOutput": 1}, "provide_output", False),
+    ("nn.FeatureLPPooling", {"width": 2, "stride": 1, "power": 2, "batch_mode": 0}, "batch_mode", False),
+    ("nn.HingeEmbeddingCriterion", {"margin": 1, "sizeAverage": 1}, "reduction", "sum"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "attribute", "expected"), FLAGS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_a_number_is_a_flag_as_in_torch7(name: str, fields: dict[str, Any], attribute: str, expected: Any) -> None:
+    """Lua takes 0 as true, a comparison with ``true`` takes every number as false, C functions take 0 as false."""
+    assert getattr(to_torch(LuaObject(name, LuaTable(fields.items()))), attribute) == expected

@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.sharing import private_copy
 from dpnn_bridge.modules.nn.convolution import SPATIAL, SPATIAL_DEFAULTS, Convolution
 from dpnn_bridge.modules.nn.initialization import init_uniform
+from dpnn_bridge.modules.nn.kernel_flags import KernelFlags
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTensor
 
 
@@ -146,7 +147,8 @@ class TemporalRowConvolution(nn.Conv1d):
             return super().forward(input)
         return super().forward(input.transpose(-1, -2)).transpose(-1, -2)
 
-    class Lua(Convolution):
+    class Lua(KernelFlags, Convolution):
+        kernel_flags = ("featFirst",)
         scalars = {
             "inputFrameSize": "in_channels",
             ("kW",): "kernel_size",

@@ -147,13 +147,13 @@ class LossClass(Criterion.Lua):
 
     Attributes:
         averages: default of ``sizeAverage`` if the field is missing.
-        tested_in_lua: whether Lua, in which 0 is true, tests the flag, not a kernel.
+        is_mean: function of a value of ``sizeAverage``; C functions take the number 0 as false, Lua as true.
     """
 
     computed_fields = ("sizeAverage",)
 
     averages: ClassVar[bool] = True
-    tested_in_lua: ClassVar[bool] = False
+    is_mean: ClassVar[Callable[[Any], bool]] = bool
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -165,8 +165,7 @@ class LossClass(Criterion.Lua):
     @classmethod
     def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
         average = obj.get("sizeAverage", cls.averages)
-        is_true = average is not None and average is not False if cls.tested_in_lua else average
-        return {**super().arguments(obj, ctx), "reduction": reduction(is_true)}
+        return {**super().arguments(obj, ctx), "reduction": reduction(cls.is_mean(average))}
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

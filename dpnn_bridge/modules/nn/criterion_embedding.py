@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.modules.nn.criterion import Criterion, Loss, LossClass, PairClass, checked_reduction, elementwise
@@ -47,6 +48,7 @@ class HingeEmbeddingCriterion(nn.HingeEmbeddingLoss):
         return losses.mean() if self.reduction == "mean" else losses.sum()
 
     class Lua(LossClass):
+        is_mean = staticmethod(lambda average: average is True)  # it compares with true
         scalars = ("margin",)
         defaults = {"margin": 1}
         buffers = ("buffer", "ty")
@@ -122,7 +124,7 @@ class CosineEmbeddingCriterion(Loss):
         return torch.where(losses > 0, losses, losses.detach()).sum() / count
 
     class Lua(LossClass, PairClass):
-        tested_in_lua = True
+        is_mean = is_true
         scalars = ("margin",)
         defaults = {"margin": 0}
         buffers = ("_y", "buffer", "w1", "w22", "w", "w32", "_outputs", "_idx")
@@ -162,7 +164,7 @@ class MarginRankingCriterion(Loss):
         return losses.sum() / target.shape[0] if self.reduction == "mean" else losses.sum()
 
     class Lua(LossClass, PairClass):
-        tested_in_lua = True
+        is_mean = is_true
         scalars = ("margin",)
         defaults = {"margin": 1}
         buffers = ("_output", "dist", "mask")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.lua_class import plain_object
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Loss, LossClass, checked_reduction, class_indices, elementwise, expanded
 from dpnn_bridge.modules.nn.criterion_classification import IndexedClass, WeightsClass
@@ -112,7 +113,7 @@ class MultiLabelSoftMarginCriterion(nn.BCEWithLogitsLoss):
         return F.binary_cross_entropy_with_logits(input, target, weight, reduction=self.reduction)
 
     class Lua(WeightsClass):
-        tested_in_lua = True
+        is_mean = is_true
         torch_type = nn.BCEWithLogitsLoss
         constants = {"output": 0, "sigmoid": plain_object("nn.Sigmoid")}
         averages = False

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTensor
@@ -82,12 +83,12 @@ class DropoutClass(LuaClass):
         p = cls.arguments(obj, ctx)["p"]
         if cls.becomes_stock(obj):
             return nn.Dropout(p, inplace=ctx.options.inplace and bool(obj.get("inplace")))
-        return Dropout(p, v2=obj["v2"] is True, stochastic_inference=obj["stochastic_inference"] is True)
+        return Dropout(p, v2=is_true(obj["v2"]), stochastic_inference=is_true(obj["stochastic_inference"]))
 
     @staticmethod
     def becomes_stock(obj: LuaObject) -> bool:
         """Return whether the Lua object becomes :class:`torch.nn.Dropout`, which can work in place."""
-        return obj.get("v2") is True and obj.get("stochastic_inference") is not True and 0 <= obj["p"] < 1
+        return is_true(obj.get("v2")) and not is_true(obj.get("stochastic_inference")) and 0 <= obj["p"] < 1
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

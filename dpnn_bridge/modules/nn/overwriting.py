@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.contexts import TorchContext
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.modules.nn.activation import Inplace
 from dpnn_bridge.modules.nn.dropout import DropoutClass
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -72,9 +73,9 @@ def _overwriter(obj: Any) -> LuaObject | None:
 
 def _is_idle(obj: LuaObject) -> bool:
     """Return whether an in-place dropout returns its input in evaluation mode. The first version of nn scales it."""
-    scales = obj.class_name == "nn.Dropout" and obj.get("v2") is not True
+    scales = obj.class_name == "nn.Dropout" and not is_true(obj.get("v2"))
     evaluation = obj.class_name.endswith("Dropout") and obj.get("train") is False
-    return evaluation and not scales and obj.get("stochastic_inference") is not True
+    return evaluation and not scales and not is_true(obj.get("stochastic_inference"))
 
 
 def _note(ctx: TorchContext, layers: list[tuple[str, LuaObject]]) -> None:

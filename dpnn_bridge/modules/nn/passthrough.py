@@ -12,6 +12,7 @@ from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -90,7 +91,7 @@ class Copy(nn.Module):
         def build(cls, obj: LuaObject, ctx: TorchContext) -> Copy:
             output = obj.get("output")
             assert isinstance(output, LuaTensor), "the field 'output', whose type is the output type, is missing"
-            return Copy(torch.from_numpy(output.numpy()[:0]).dtype, obj.get("dontCast") is True)
+            return Copy(torch.from_numpy(output.numpy()[:0]).dtype, is_true(obj.get("dontCast")))
 
         @classmethod
         def to_lua(cls, module: Copy, ctx: LuaContext) -> dict[str, Any]:
@@ -236,3 +237,8 @@ class L1Penalty(nn.Module):
         scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}
         defaults = {"sizeAverage": False, "provideOutput": False}
         scratch = ("loss",)
+
+        @classmethod
+        def scalar(cls, obj: LuaObject, name: str) -> Any:
+            value = super().scalar(obj, name)
+            return value if name == "l1weight" else value is True  # Torch7 compares the flags with true

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.kernel_flags import KernelFlags
 from dpnn_bridge.modules.nn.simplest_class import SimplestClass
 from dpnn_bridge.modules.nn.strides import guard_volumes
 from dpnn_bridge.objects import LuaObject
@@ -25,9 +27,10 @@ SPATIAL_DEFAULTS = {"padH": 0, "padW": 0, "ceil_mode": False}
 VOLUMETRIC_DEFAULTS = {"padT": 0, "padH": 0, "padW": 0, "ceil_mode": False}
 
 
-class Pooling(SimplestClass):
+class Pooling(KernelFlags, SimplestClass):
     """Base class of the mappings; a missing stride is the size of the window."""
 
+    kernel_flags = ("ceil_mode", "count_include_pad")
     scratch = ("indices",)
     #: values of ``divisor_override`` that the Lua class can represent
     divisors: tuple[int | None, ...] = (None,)
@@ -37,12 +40,6 @@ class Pooling(SimplestClass):
     def upgrade(cls, obj: LuaObject) -> LuaObject:
         strides = {d: obj[k] for d, k in (("dT", "kT"), ("dH", "kH"), ("dW", "kW")) if k in obj and d not in obj}
         return super().upgrade(obj.changed(**strides) if strides else obj)
-
-    @classmethod
-    def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-        found = super().arguments(obj, ctx)
-        flags = {name: bool(found[name]) for name in ("ceil_mode", "count_include_pad") if name in found}
-        return found | flags  # the kernel takes a number that is not 0 as true
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -233,7 +230,7 @@ class SpatialAverage(Pooling):
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         arguments = cls.arguments(obj, ctx)
         divide = obj.get("divide")
-        if divide is not False if divide is not None else cls.divides:  # Lua tests it, not the kernel
+        if is_true(divide) if divide is not None else cls.divides:  # Lua tests it, not the kernel
             return nn.AvgPool2d(**arguments)
         if arguments["ceil_mode"] or (any(arguments["padding"]) and not arguments["count_include_pad"]):
             return UndividedAvgPool2d(**arguments)

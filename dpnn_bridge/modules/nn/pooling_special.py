@@ -14,8 +14,10 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import OtherVersion
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.lua_values import is_true
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
+from dpnn_bridge.modules.nn.kernel_flags import KernelFlags
 from dpnn_bridge.modules.nn.run_buffers import RunBuffers
 from dpnn_bridge.objects import LuaObject, LuaTensor
 from dpnn_bridge.torch7.adaptive_windows import adaptive_maxima, bounds
@@ -173,7 +175,8 @@ class FeatureLPPooling(nn.Module):
         zero = total == 0
         return total.masked_fill(zero, 1).pow(1 / self.power).masked_fill(zero, 0)
 
-    class Lua(LuaClass):
+    class Lua(KernelFlags):
+        kernel_flags = ("batch_mode",)
         scalars = ("width", "stride", "power", "batch_mode")
         defaults = {"batch_mode": False}
 
@@ -253,7 +256,7 @@ class FractionalMaxPooling(LuaClass):
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        fixed = obj.get("newRandomPool") is True
+        fixed = is_true(obj.get("newRandomPool"))
         prefix = "ratio" if obj.get("ratioW") is not None else "out"
         size = tuple(obj[f"{prefix}{d}"] for d in cls.dims)
         module = cls.torch_type[fixed](

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
-from dpnn_bridge.conversion.lua_values import short_list
+from dpnn_bridge.conversion.lua_values import is_true, short_list
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.modules.nnx.resampling import SpatialPadding, bilinear
@@ -188,7 +188,7 @@ class SpatialFovea(nn.Module):
                 "processors": ctx.children(obj, "processors"),
                 "pre_processors": ctx.children(obj, "preProcessors"),
                 "ratios": short_list(obj["ratios"]),
-                "focus": (obj["x"], obj["y"]) if obj.get("focused") is True else None,
+                "focus": (obj["x"], obj["y"]) if is_true(obj.get("focused")) else None,
             }
 
         @classmethod

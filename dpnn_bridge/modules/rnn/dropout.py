@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
-from dpnn_bridge.conversion.lua_values import to_value
+from dpnn_bridge.conversion.lua_values import is_true, to_value
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.dropout import draws
@@ -87,7 +87,7 @@ class LazyDropout(nn.Module):
 
         @classmethod
         def matches(cls, obj: LuaObject) -> bool:
-            return obj.get("lazy") is True or obj.get("mono") is True
+            return is_true(obj.get("lazy")) or is_true(obj.get("mono"))
 
         @classmethod
         def fill(cls, module: LazyDropout, obj: LuaObject, ctx: TorchContext) -> None:
