@@ -22,7 +22,7 @@ from dpnn_bridge import LuaClass, lua_class, to_torch
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import ConversionError, LuaValueError, OptionError, T7FormatError
-from dpnn_bridge.modules.dpnn import FireModule, SpatialGlimpse
+from dpnn_bridge.modules.dpnn import Convert, FireModule, OneHot, SpatialGlimpse
 from dpnn_bridge.modules.nn import Add
 from dpnn_bridge.modules.nn.container import ConcatTable
 from dpnn_bridge.modules.rnn import Sequencer
@@ -323,3 +323,15 @@ def test_a_frozen_view_of_a_parameter_stays_frozen(suffix: str, tmp_path: Path) 
     file = tmp_path / f"m{suffix}"
     again = runpy.run_path(str(file))["build"]() if suffix == ".py" else dpnn_bridge.load(file)
     assert [p.requires_grad for p in again.parameters()] == [True, False]
+
+
+@pytest.mark.parametrize("suffix", [".t7", ".pt", ".safetensors", ".py"])
+@pytest.mark.parametrize("layer", [Convert("bf", "fb", dtype=torch.double), OneHot(3, dtype=torch.double)], ids=repr)
+def test_the_dtype_of_results_is_that_of_the_cast(layer: nn.Module, suffix: str, tmp_path: Path) -> None:
+    """The layer has no parameters, and is from a file in another precision."""
+    read: Any = to_torch(dpnn_bridge.to_lua(layer))
+    assert read.like.dtype == torch.double
+    model, file = nn.Sequential(nn.Linear(3, 3), read).float(), tmp_path / f"m{suffix}"
+    dpnn_bridge.save(file, model)
+    again = runpy.run_path(str(file))["build"]() if suffix == ".py" else dpnn_bridge.load(file)
+    assert again[1].like.dtype == torch.float

@@ -12,7 +12,7 @@ from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.dpnn.decorator import result_dtype
+from dpnn_bridge.modules.dpnn.decorator import result_dtype, result_fields
 from dpnn_bridge.modules.nn.indices import from_one, must_check_ranges
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import add_gradient, zero_gradient
@@ -70,6 +70,10 @@ class OneHot(nn.Module):
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
             return {**super().arguments(obj, ctx), "dtype": result_dtype(obj)}
+
+        @classmethod
+        def to_lua(cls, module: OneHot, ctx: LuaContext) -> dict[str, Any]:
+            return {**super().to_lua(module, ctx), **result_fields(module.like, module, ctx)}
 
 
 @lua_class("nn.ArgMax")

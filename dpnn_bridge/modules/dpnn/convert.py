@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.modules.dpnn.decorator import result_dtype
+from dpnn_bridge.modules.dpnn.decorator import result_dtype, result_fields
 from dpnn_bridge.objects import LuaObject
 
 
@@ -130,6 +130,7 @@ class Convert(nn.Module):
             any_shape = source == "b*"
             fields = {
                 **super().to_lua(module, ctx),
+                **result_fields(module.like, module, ctx),
                 "inputBatchDim": source.index("b") + 1,
                 "outputBatchDim": target.index("b") + 1,
                 "nInputDim": -1 if any_shape else len(source),
