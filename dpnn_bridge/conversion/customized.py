@@ -74,7 +74,7 @@ def check_customized(
             by_arguments = complete and record_of(module) is None and not weight_hooks(module)
             written = written_as(module, torch7=torch7)
             if not with_classes or written is parametrize.type_before_parametrizations(module):
-                check_settings(module, written, path, complete=by_arguments)
+                check_settings(module, written, path, complete=by_arguments, sized=not with_classes)
             continue
         raise ConversionError(
             f"{what}, which {kind} cannot store; {advice}", path=path, class_name=type(module).__name__

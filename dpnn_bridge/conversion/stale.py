@@ -24,7 +24,7 @@ from dpnn_bridge.errors import ConversionError
 
 #: constructor arguments for the device and dtype of new tensors
 _FACTORY_ARGUMENTS = {"device", "dtype"}
-#: layers whose sizes, but not numbers of dimensions, every output format takes from the tensors, not from attributes
+#: layers whose sizes, but not numbers of dimensions, most output formats take from the tensors, not from attributes
 _SIZED_BY_TENSORS = (nn.Linear, nn.Embedding, nn.PReLU)
 #: attribute of convolutions with the padding for padding modes other than ``zeros``
 _REVERSED_PADDING = "_reversed_padding_repeated_twice"
@@ -75,7 +75,9 @@ def _names(module_class: type[nn.Module]) -> tuple[str, ...]:
     return (*(name for name in names if name not in ("mode", "proj_size")), *own)
 
 
-def check_settings(module: nn.Module, kind: type[nn.Module], path: str = "", *, complete: bool = False) -> None:
+def check_settings(
+    module: nn.Module, kind: type[nn.Module], path: str = "", *, complete: bool = False, sized: bool = True
+) -> None:
     """Refuse a layer that was changed after construction so that its settings do not describe it.
 
     Args:
@@ -83,17 +85,18 @@ def check_settings(module: nn.Module, kind: type[nn.Module], path: str = "", *, 
         kind: the class as which it is written. Only classes of ``torch.nn`` are checked.
         path: path of the layer in the model, for the message.
         complete: whether the file contains only the constructor arguments and the tensors of the layer.
+        sized: whether the file takes the sizes of linear and similar layers from their tensors.
 
     Raises:
         ConversionError: a new layer with the same settings has other attributes or shapes.
     """
-    if kind.__module__.startswith("torch.nn.modules.") and (found := _difference(module, kind, complete)):
+    if kind.__module__.startswith("torch.nn.modules.") and (found := _difference(module, kind, complete, sized)):
         own = parametrize.type_before_parametrizations(module)
         changed, advice = "construction", "create a new layer with the right settings, and copy the weights"
         if own is not kind:
             changed, advice = f"the constructor of {kind.__name__}", "pass the right settings to this constructor"
         raise ConversionError(
-            f"{found}: the layer was changed after {changed}, and no file can store such a change; {advice}",
+            f"{found}: the layer was changed after {changed}, which this format cannot store; {advice}",
             path=path,
             class_name=own.__name__,
         )
@@ -107,7 +110,7 @@ def _new_layer(module: Any, kind: type[nn.Module]) -> nn.Module:
         return kind(**plain, **tensors, **device)
 
 
-def _difference(module: nn.Module, kind: type[nn.Module], complete: bool) -> str:
+def _difference(module: nn.Module, kind: type[nn.Module], complete: bool, sized: bool) -> str:
     """Return a description of the first difference between a layer and a new layer with its settings, or ``""``."""
     own_class = parametrize.type_before_parametrizations(module) is kind
     if own_class and not is_stock(module):
@@ -121,7 +124,9 @@ def _difference(module: nn.Module, kind: type[nn.Module], complete: bool) -> str
     if reference._modules:
         return ""
     complete = complete and own_class
-    return _attribute_difference(module, reference, complete) or _shape_difference(module, reference, complete)
+    return _attribute_difference(module, reference, complete) or _shape_difference(
+        module, reference, complete, sized and isinstance(module, _SIZED_BY_TENSORS)
+    )
 
 
 def _attribute_difference(module: nn.Module, reference: nn.Module, complete: bool) -> str:
@@ -142,7 +147,7 @@ def _attribute_difference(module: nn.Module, reference: nn.Module, complete: boo
     return ""
 
 
-def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool) -> str:
+def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool, sized: bool) -> str:
     more = (*module._parameters, *module._buffers) if complete else ()
     for name in dict.fromkeys((*reference._parameters, *reference._buffers, *more)):
         if name not in module._parameters and name not in module._buffers:
@@ -157,7 +162,7 @@ def _shape_difference(module: nn.Module, reference: nn.Module, complete: bool) -
         if None in shapes and lacks and name in module._parameters and not complete:
             continue  # files of older versions may lack the weight or the bias
         dims = [None if shape is None else len(shape) for shape in shapes]
-        if shapes[0] != shapes[1] and (complete or dims[0] != dims[1] or not isinstance(module, _SIZED_BY_TENSORS)):
+        if shapes[0] != shapes[1] and (complete or dims[0] != dims[1] or not sized):
             return f"its {name} has shape {shapes[0]}, but shape {shapes[1]} in a new layer with its settings"
     bias = own_tensor(module, "bias") if isinstance(module, nn.Linear) else None
     if bias is not None and tuple(bias.shape) != tuple(module.weight.shape[:1]):  # type: ignore[union-attr]

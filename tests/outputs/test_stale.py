@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def test_what_the_settings_do_not_describe_is_refused(case: str, suffix: str, tm
     assert error.value.path == "1"
     assert error.value.class_name == type(layer).__name__
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("layer", [nn.Linear(2, 3, bias=False), nn.Embedding(3, 2), nn.PReLU(1)], ids=repr)
+def test_other_rows_are_refused_unless_the_file_takes_sizes_from_tensors(
+    layer: Any, suffix: str, tmp_path: Path
+) -> None:
+    layer = changed(copy.deepcopy(layer), weight=nn.Parameter(torch.ones(5, *layer.weight.shape[1:])))
+    if suffix == ".t7":
+        dpnn_bridge.save(tmp_path / "net.t7", nn.Sequential(layer))
+    else:
+        with pytest.raises(ConversionError, match="its weight has shape"):
+            dpnn_bridge.save(tmp_path / f"net{suffix}", nn.Sequential(layer))
 
 
 class Circular(nn.Conv2d):
