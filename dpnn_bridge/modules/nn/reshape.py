@@ -318,6 +318,10 @@ class Unsqueeze(nn.Module):
         - Input: :math:`(*)`.
         - Output: the input's shape with a dimension of size 1 at ``pos``.
 
+    Differs from Torch7:
+        Without ``num_input_dims``, each input is one sample. Torch7 keeps the number of dimensions of the first input:
+        a later input with more has batch dimensions.
+
     Lua:
         ``nn.Unsqueeze(pos, numInputDims)``, Unsqueeze.lua
     """
