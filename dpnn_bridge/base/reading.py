@@ -11,12 +11,15 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TypeVar
 from zipfile import BadZipFile, ZipFile
 
-from dpnn_bridge.errors import COPY_AGAIN, DpnnBridgeError, T7FormatError
+from dpnn_bridge.base.scoped import scoped
+from dpnn_bridge.errors import COPY_AGAIN, DpnnBridgeError, T7Error, T7FormatError
 
 T = TypeVar("T")
 
@@ -125,6 +128,28 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
         raise T7FormatError(f"the archive is damaged: {error}; {COPY_AGAIN}", source=os.fspath(path)) from error
 
 
+def version_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return device, inode, size and times of a file, which differ for other files and after changes.
+
+    Programs can restore the time of the modification, but not ``st_ctime``, that of the inode's change.
+    """
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+_versions: ContextVar[Mapping[str, tuple[int, ...]]] = ContextVar(
+    "versions of the inputs", default=MappingProxyType({})
+)
+
+
+def one_version(versions: Mapping[str, tuple[int, ...]]) -> AbstractContextManager[None]:
+    """Inside the ``with`` block, open only these versions of files: a link may change and change back meanwhile.
+
+    Args:
+        versions: Path -> :func:`version_of` the file.
+    """
+    return scoped(_versions, {**_versions.get(), **versions})
+
+
 def unblocked(name: str, flags: int) -> int:
     """Open a file without waiting, as the ``opener`` of ``open``: a pipe may have replaced it since the check."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -144,13 +169,24 @@ class _InputFile(io.FileIO):
         return io.RawIOBase.readall(self)
 
     def close(self) -> None:
-        with suppress(OSError):  # everything that was needed has been read
+        try:  # noqa: SIM105 - at the end of Python, global names such as `suppress` are None
             super().close()
+        except OSError:
+            pass
 
 
 def open_unbuffered(path: str | os.PathLike[str]) -> io.FileIO:
-    """Open a file for reading bytes, as ``open(path, "rb", 0)``, with :func:`retry_eagain` and :func:`unblocked`."""
-    return retry_eagain(lambda: _InputFile(path), os.fsdecode(path))
+    """Open a file for reading bytes, as ``open(path, "rb", 0)``, with :func:`retry_eagain` and :func:`unblocked`.
+
+    Raises:
+        T7Error: Inside :func:`one_version`, another file or another version of the file is at the path.
+    """
+    file = retry_eagain(lambda: _InputFile(path), os.fsdecode(path))
+    expected = _versions.get().get(os.fsdecode(path))
+    if expected is not None and version_of(os.fstat(file.fileno())) != expected:
+        file.close()
+        raise T7Error(f"{os.fsdecode(path)}: changed while it was read; try again")
+    return file
 
 
 def open_input(path: str | os.PathLike[str]) -> io.BufferedReader:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.json_text import parse_json
+from dpnn_bridge.base.reading import version_of
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.errors import COPY_AGAIN, T7Error, T7FormatError
@@ -95,27 +96,27 @@ def obsolete_shards(index: Path) -> list[Path]:
     return [file for file in found if own.fullmatch(file.name)]
 
 
-def state_of(path: Path) -> list[tuple[int, ...]]:
-    """Return device, inode, size and times of an input, and of the shards of an index, to detect changes.
+def versions_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return :func:`~dpnn_bridge.base.reading.version_of` an input, and of the shards of an index, by path.
 
-    Programs can restore the time of the modification, but not ``st_ctime``, that of the inode's change.
+    It is empty if they cannot be read.
     """
     try:
         files = [path, *(shards_of(path) if path.name.endswith(INDEX) else ())]
-        return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in map(os.stat, files)]
+        return {os.fspath(file): version_of(os.stat(file)) for file in files}
     except (OSError, ValueError, T7FormatError):  # the reader reports the error, such as a null byte in the name
-        return []
+        return {}
 
 
-def check_unchanged(path: Path, name: str, before: list[tuple[int, ...]]) -> None:
-    """Raise an error if an input may have changed since :func:`state_of` returned ``before``.
+def check_unchanged(path: Path, name: str, before: dict[str, tuple[int, ...]]) -> None:
+    """Raise an error if an input may have changed since :func:`versions_of` returned ``before``.
 
     Args:
         path: the input.
         name: its name in the message.
-        before: its state at the beginning.
+        before: its versions at the beginning.
     """
-    if state_of(path) != before:
+    if versions_of(path) != before:
         raise T7Error(f"{name}: changed while it was read; try again")
 
 

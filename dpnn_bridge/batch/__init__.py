@@ -223,7 +223,7 @@ def _outcome_of_existing(task: Task, line: Line | None, options: dict[str, Any])
     if is_file and options.get("checksum"):
         with local_file(task.source) as source:
             chosen = in_effect(ConvertOptions.of({"key": task.key, **_result_options(options)}))
-            origin = origin_text(checksum_once(source.path), chosen)
+            origin = origin_text(checksum_once(source), chosen)
         checksums = _checksums(origin, _target_checksum(task.target))
     inputs = {name: value for name, value in checksums.items() if name != "target_sha256"}
     has_checksum = bool(inputs.get("arguments"))  # a function among the options has no checksum

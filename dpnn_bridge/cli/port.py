@@ -21,7 +21,7 @@ from dpnn_bridge.base.boundary import as_package_error, wrap_errors
 from dpnn_bridge.base.file_set import check_distinct
 from dpnn_bridge.base.import_file import import_file, importing_from
 from dpnn_bridge.base.python_parser import literal_eval, parse
-from dpnn_bridge.base.shards import check_unchanged, state_of
+from dpnn_bridge.base.shards import check_unchanged, versions_of
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.base.suffixes import PICKLED
 from dpnn_bridge.cli.terminal import (
@@ -162,7 +162,7 @@ def convert_into(comparison: Comparison, target: Any, force: bool) -> None:
     model, name = comparison.model, comparison.network
     with comparison.created_network() as network:
         check_output(target, force)
-        before = state_of(Path(model))
+        before = versions_of(Path(model))
         report = comparison.run(network, verify_only=False)
         check_unchanged(Path(model), str(model), before)
     title = f"{model} into {name}"

@@ -210,7 +210,7 @@ class _Conversion:
         return report
 
     def _origin(self) -> str:
-        return origin_text(checksum_once(self.file.path), self.options)
+        return origin_text(checksum_once(self.file), self.options)
 
     def _describe(self, module: nn.Module, report: Report) -> None:
         report.source = Path(self.file.name)
@@ -306,7 +306,7 @@ def is_converted(
             return False
         if origin:
             with _keeping_position(src), local_file(src) as file:
-                same = origin == origin_text(checksum_once(file.path), in_effect(chosen))
+                same = origin == origin_text(checksum_once(file), in_effect(chosen))
             if same or format.origin_beside:
                 return same
         elif not format.data:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.scoped import scoped
-from dpnn_bridge.base.shards import checksum_of, state_of
+from dpnn_bridge.base.shards import checksum_of
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.encoding import Encoding
 from dpnn_bridge.loaders.origin import LocalFile
@@ -21,14 +20,13 @@ class SourceCache:
     """
 
     def __init__(self) -> None:
-        self._path, self._state = Path(), list[tuple[int, ...]]()
+        self._versions: dict[str, tuple[int, ...]] = {}
         self._entries: dict[str, Any] = {}
 
-    def of(self, path: Path) -> dict[str, Any]:
+    def of(self, file: LocalFile) -> dict[str, Any]:
         """Return the cached entries of a file, to read or extend."""
-        state = state_of(path)
-        if not state or (path, state) != (self._path, self._state):
-            self._path, self._state, self._entries = path, state, {}
+        if not file.versions or file.versions != self._versions:
+            self._versions, self._entries = file.versions, {}
         return self._entries
 
 
@@ -42,20 +40,20 @@ def using_cache(cache: SourceCache) -> AbstractContextManager[None]:
 
 def read_once(file: LocalFile) -> tuple[Any, Encoding] | None:
     """Return the cached result of :func:`~dpnn_bridge.legacy.pickles.read_source`."""
-    entries = _entries(file.path)
+    entries = _entries(file)
     if "contents" not in entries:
         entries["contents"] = read_source(file)
     return entries["contents"]
 
 
-def checksum_once(path: Path) -> str:
+def checksum_once(file: LocalFile) -> str:
     """Return the cached result of :func:`~dpnn_bridge.base.shards.checksum_of`."""
-    entries = _entries(path)
+    entries = _entries(file)
     if "checksum" not in entries:
-        entries["checksum"] = checksum_of(path)
+        entries["checksum"] = checksum_of(file.path)
     return entries["checksum"]
 
 
-def _entries(path: Path) -> dict[str, Any]:
+def _entries(file: LocalFile) -> dict[str, Any]:
     cache = _cache.get()
-    return {} if cache is None else cache.of(path)
+    return {} if cache is None else cache.of(file)

@@ -19,10 +19,10 @@ from typing import IO, Any, NamedTuple
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.folder_locks import keep_folders_of
 from dpnn_bridge.base.folders import temporary_folder
-from dpnn_bridge.base.reading import causing_os_error, file_status, open_archive, open_input, open_zip
+from dpnn_bridge.base.reading import causing_os_error, file_status, one_version, open_archive, open_input, open_zip
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import beside, download, location_of, without_query
-from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of, state_of
+from dpnn_bridge.base.shards import check_unchanged, checksum_of, shards_of, versions_of
 from dpnn_bridge.base.suffixes import INDEX, PICKLED, TORCH7
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import (
@@ -63,12 +63,12 @@ class LocalFile(NamedTuple):
     Attributes:
         path: path of the file: the input itself, or a temporary copy that exists inside the ``with`` block.
         name: name of the input in messages.
-        state: :func:`~dpnn_bridge.base.shards.state_of` the file before its checksum was computed.
+        versions: :func:`~dpnn_bridge.base.shards.versions_of` the file before its checksum was computed.
     """
 
     path: Path
     name: str
-    state: list[tuple[int, ...]]
+    versions: dict[str, tuple[int, ...]]
 
 
 def name_of(origin: Origin) -> str:
@@ -114,17 +114,18 @@ def local_file(origin: Origin, sha256: str | None = None, *, unpack: bool = True
         else:
             opened = io.BytesIO(origin) if isinstance(origin, (bytes, bytearray, memoryview)) else origin
             path = _copy(opened, folder() / _base(name))
-        given, state = path, state_of(path)
+        given, versions = path, versions_of(path)
+        stack.enter_context(one_version(versions))
         check_file(path)
         if expected is not None:
             _check_sum(path, expected, name)
         path = _unpacked(path, folder, name) if unpack else path
         if expected is not None:
-            check_unchanged(given, name, state)
+            check_unchanged(given, name, versions)
         if unpack and path != origin:
             path = _with_suffix(path)
-            state = state_of(path)
-        yield LocalFile(path, name, state)
+            versions = versions_of(path)
+        yield LocalFile(path, name, versions)
 
 
 def _address_of(shard: str, index: str) -> str:

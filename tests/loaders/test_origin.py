@@ -322,3 +322,52 @@ def test_a_file_that_changes_after_its_checksum_is_refused(
     monkeypatch.setattr(origin, "_check_sum", check_and_change)
     with pytest.raises(T7Error, match="changed while it was read"):
         dpnn_bridge.load(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_a_link_that_changes_and_changes_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "m.t7"
+
+    def point(name: str) -> None:
+        (tmp_path / "new").symlink_to(name)
+        (tmp_path / "new").replace(link)
+
+    for name in ("a.t7", "b.t7"):
+        dpnn_bridge.write_t7(tmp_path / name, nn.Linear(2, 2))
+    check, check_unchanged = origin._check_sum, origin.check_unchanged
+
+    def check_and_change(file: Path, *arguments: Any) -> None:
+        check(file, *arguments)
+        monkeypatch.setattr(origin, "_unpacked", lambda path, *_: point("b.t7") or path)
+
+    def change_back(*file: Any) -> None:
+        point("a.t7")
+        check_unchanged(*file)
+
+    point("a.t7")
+    digits = hashlib.sha256(link.read_bytes()).hexdigest()
+    monkeypatch.setattr(origin, "_check_sum", check_and_change)
+    monkeypatch.setattr(origin, "check_unchanged", lambda *file: None)
+    for module in (dpnn_bridge.files, dpnn_bridge.files.converting):
+        monkeypatch.setattr(module, "check_unchanged", change_back)
+    with pytest.raises(T7Error, match="changed while it was read"):
+        dpnn_bridge.load(link, sha256=digits)
+    point("a.t7")
+    with pytest.raises(T7Error, match="changed while it was read"):
+        dpnn_bridge.convert(link, tmp_path / "m.pt", sha256=digits)
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_the_origin_of_an_output_is_that_of_its_weights(tmp_path: Path) -> None:
+    """Also if the input, a link, leads to another file while the checksum is computed."""
+    link = tmp_path / "m.t7"
+    for name in ("a.t7", "b.t7"):
+        dpnn_bridge.write_t7(tmp_path / name, nn.Linear(2, 2))
+    link.symlink_to("a.t7")
+
+    def change(step: str) -> None:
+        if step.startswith("writing"):
+            (tmp_path / "new").symlink_to("b.t7")
+            (tmp_path / "new").replace(link)
+
+    with pytest.raises(T7Error, match="changed while it was read"):
+        dpnn_bridge.convert(link, tmp_path / "m.pt", progress=change)

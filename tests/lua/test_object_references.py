@@ -88,3 +88,35 @@ def test_an_object_that_lua_holds_lives(state: Any) -> None:
 
 def test_a_call_may_bring_ten_thousand_objects(state: Any) -> None:
     assert state.lua.compile(FREE_SLOTS)(Numbered, state.bridge["reserve"], 8) > 10_000
+
+
+@pytest.mark.parametrize("runtime", ["lua51", "luajit21"])
+def test_many_finalizers_may_create_tensors(runtime: str) -> None:
+    """Each of them calls a function of the bridge, which collects garbage before Lua gets an object."""
+    bridge = LuaBridge(runtime=runtime)
+    code = """
+    require 'torch'
+    local count, kept = 0, {}
+    for i = 1, 2000 do
+       kept[i] = newproxy(true)
+       getmetatable(kept[i]).__gc = function() local t = torch.ones(2) count = count + t:sum() end
+    end
+    kept = nil
+    for i = 1, 3000 do local t = torch.ones(2) end
+    collectgarbage()
+    return count
+    """
+    assert bridge.execute(code) == 4000
+
+
+@pytest.mark.parametrize("runtime", ["lua51", "luajit21"])
+def test_the_error_of_a_finalizer_does_not_end_the_collection_of_garbage(runtime: str) -> None:
+    bridge = LuaBridge(runtime=runtime)
+    bridge.execute(
+        "require 'torch' failing = newproxy(true) getmetatable(failing).__gc = function() error('oops', 0) end"
+    )
+    bridge.execute("failing = nil pcall(collectgarbage)")
+    held = bridge.execute(
+        "local t = {} for i = 1, 3000 do t[i % 7] = torch.ones(2) end collectgarbage() return t[1]:sum()"
+    )
+    assert held == 2

@@ -21,10 +21,14 @@ end
 -- first one releases the second one. Without free slots, luaL_ref takes the slot of a collected object, which its finalizer frees.
 local references, RESERVE, last = debug.getregistry().LUPA_PYTHON_REFERENCES_TABLE or {}, 2 ^ 14, 0
 for slot in pairs(references) do last = math.max(last, slot) end
-local witness, boundary = setmetatable({}, {__mode = 'v'}), last
+local witness, boundary, collecting, pcall = setmetatable({}, {__mode = 'v'}), last, false, pcall
 function bridge.reserve()  -- called before Lua gets an object
-   if not witness[1] then  -- weak tables have been cleared: run the finalizers
-      repeat until collect('step', 2 ^ 20)
+   if not witness[1] and not collecting then  -- weak tables have been cleared: run the finalizers, which may call this function
+      collecting = true
+      local ok, ended
+      repeat ok, ended = pcall(collect, 'step', 2 ^ 20) until ended
+      collecting = false
+      if not ok then error(ended, 0) end  -- the error of a finalizer
       witness[1] = {}
    end
    if references[boundary] ~= boundary + 1 then  -- lupa has used all slots up to the boundary, RESERVE are left
