@@ -41,6 +41,7 @@ _UNDEFINED = frozenset(
     f"nn.{name}"
     for name in (
         *("Cosine", "Linear", "LinearWeightNorm", "Padding", "PartialLinear", "SpatialAveragePooling"),
+        *("SeqReverseSequence", "SpatialColorTransform", "SpatialGraph"),
         *("SpatialConvolutionMap", "SpatialCrossMapLRN", "SpatialDilatedConvolution", "SpatialFullConvolutionMap"),
         *("SpatialMaxPooling", "SpatialSubSampling", "SpatialZeroPadding", "TemporalConvolution"),
         *("TemporalRowConvolution", "TemporalSubSampling", "Transpose", "VolumetricAveragePooling"),
@@ -51,9 +52,9 @@ _UNDEFINED = frozenset(
 _COPIES = frozenset(
     f"nn.{name}"
     for name in (
-        *("Balance", "ChannelDropout", "Copy", "Dropout", "InstanceNormalization", "Narrow", "PCAColorTransform"),
-        *("Select", "SimpleColorTransform", "SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose"),
-        "WhiteNoise",
+        *("Balance", "CAddTable", "CMaxTable", "CMinTable", "CMulTable", "ChannelDropout", "Dropout"),
+        *("InstanceNormalization", "Narrow", "PCAColorTransform", "Select", "SimpleColorTransform"),
+        *("SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose", "WhiteNoise"),
     )
 ) | {"fbnn.NestedDropout", "onmt.VariationalDropout", "w2nn.ShakeShakeTable"}
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
@@ -151,7 +152,7 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
         inputs = {storage_id(t): t for t in nested.tensors(args)}
         position = count()
         is_inplace = _is_inplace(module)
-        copies = _name(module) in _COPIES and not is_inplace
+        copies = _copies(module) and not is_inplace
 
         def stored(result: Tensor) -> Tensor:
             is_shared = storage_id(result) in inputs
@@ -178,6 +179,15 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
         for module in modules:
             stack.callback(module.register_forward_hook(after_forward).remove)
         yield undefined
+
+
+def _copies(module: nn.Module) -> bool:
+    """Return whether a layer copies in Torch7 where it returns its input or a view of it in PyTorch."""
+    name = _name(module)
+    if name == "nn.Convert":  # it flattens with a view, and permutes and selects with layers that copy
+        source, target = str(module.input_shape), str(module.output_shape)
+        return source != target and not (source.startswith("b") and target in ("bf", "bt"))
+    return name in _COPIES or (name == "nn.Sequencer" and not module.training)
 
 
 def _name(module: nn.Module) -> str:

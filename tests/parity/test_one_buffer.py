@@ -17,7 +17,9 @@ from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import fresh, lua_value
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
-from dpnn_bridge.modules.nn import CAddTable, ConcatTable
+from dpnn_bridge.modules.dpnn import Convert
+from dpnn_bridge.modules.nn import CAddTable, ConcatTable, JustElement, JustTable
+from dpnn_bridge.modules.rnn import Sequencer
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import check_module
 
@@ -128,13 +130,17 @@ def test_a_result_of_another_size_is_not_undefined() -> None:
         (nn.Dropout(0.0), Verdict.DIFFERENT),  # PyTorch returns the input, Torch7 copies it
         (nn.Sequential(), Verdict.KNOWN),
         (Same(), Verdict.KNOWN),
+        (Convert("bf", "bf"), Verdict.KNOWN),
+        (Convert("fb", "bf"), Verdict.DIFFERENT),  # in Torch7 an nn.Transpose, which copies
+        (nn.Sequential(JustTable(), Sequencer(nn.Identity()), JustElement()), Verdict.KNOWN),
+        (nn.Sequential(JustTable(), Sequencer(nn.Identity()), JustElement()).eval(), Verdict.DIFFERENT),
     ],
     ids=repr,
 )
 def test_a_layer_between_may_pass_on_the_result(between: nn.Module, expected: Verdict) -> None:
-    shared, x = nn.Linear(4, 4), torch.randn(2, 4).double()
+    shared, x = nn.Linear(4, 4), torch.randn(4, 4).double()
     model = nn.Sequential(shared, between, shared).double()
-    assert verdict(model, x, torch.randn(2, 4).double()) == expected
+    assert verdict(model, x, torch.randn(4, 4).double()) == expected
 
 
 def test_an_inplace_layer_of_torch7_overwrites_the_result() -> None:
