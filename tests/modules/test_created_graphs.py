@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpnn_bridge import to_lua, to_torch
+from dpnn_bridge import load, save, to_lua, to_torch
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import ConversionError
@@ -18,6 +18,7 @@ from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.nn import CAddTable, GModule
 from dpnn_bridge.modules.nn import GraphNode as N
+from dpnn_bridge.objects import LuaTable
 
 #: number of inputs, nodes; the modules are two linear layers and a sum
 GRAPHS: dict[str, tuple[int, list[N]]] = {
@@ -34,6 +35,21 @@ GRAPHS: dict[str, tuple[int, list[N]]] = {
         2,
         [N(), N((0,), splits=2), *(N((1,), select=k) for k in (1, 1, 2)), N((2,), "0"), N((3, 4, 5, 2), "2"), N((6,))],
     ),
+    "a list is used as a whole too": (
+        2,
+        [N(), N((0,), splits=2), N((1,), select=1), N((1,), select=2), N((1,), "2"), N((2, 3, 4), "2"), N((5,))],
+    ),
+    "two nodes split one list": (
+        2,
+        [
+            N(),
+            *(N((i,), splits=2) for i in (0, 1)),
+            *(N((i,), select=k) for i in (1, 2) for k in (1, 2)),
+            N((3, 6), "2"),
+        ],
+    ),
+    "a list of unknown length": (2, [N(), N((0,)), N((1,), select=1), N((1,), select=2), N((2, 3), "2"), N((4,))]),
+    "the output is a list": (2, [N(), N((0,), splits=2)]),
     "two inputs": (2, [N(), N((0,), splits=2), N((1,), select=2), N((1,), select=1), N((2, 3), "2"), N((4,))]),
 }
 SCRIPT = """
@@ -42,6 +58,12 @@ local path, input, gradOutput = ...
 local model = torch.load(path)
 return model:forward(input), model:backward(input, gradOutput)
 """
+
+
+def read_again(model: nn.Module, folder: Path) -> Any:
+    """The model after it was saved in PyTorch's format."""
+    save(folder / "graph.pt", model)
+    return load(folder / "graph.pt").double()
 
 
 def graph(name: str) -> tuple[GModule, Any]:
@@ -77,9 +99,12 @@ def test_a_created_graph_is_written_in_the_form_of_nngraph(name: str) -> None:
 
 
 @pytest.mark.torch7
+@pytest.mark.parametrize("form", ["created", "saved"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_torch7_computes_what_a_created_graph_computes(name: str, tmp_path: Path) -> None:
+def test_torch7_computes_what_a_created_graph_computes(name: str, form: str, tmp_path: Path) -> None:
     model, x = graph(name)
+    if form == "saved":
+        model = read_again(model, tmp_path)
     output = model(x)
     gradients = [torch.randn_like(y) for y in listed(output)]
     torch.autograd.backward(list(nested.tensors(output)), gradients)
@@ -114,3 +139,25 @@ def test_a_module_of_a_container_and_two_graphs_is_written_for_each() -> None:
     x = torch.randn(2, 4).double()
     assert torch.equal(to_torch(obj)(x), model(x))
     assert len(list(to_torch(obj).parameters())) == 2
+
+
+def test_an_input_without_use_is_refused_after_a_file_too(tmp_path: Path) -> None:
+    nodes = [N(), N((0,), splits=2), N((1,), select=1), N((2,), "0"), N((3,))]
+    model = read_again(GModule(nn.Linear(4, 4), nodes=nodes, num_inputs=2), tmp_path)
+    with pytest.raises(ConversionError, match="element 2 of 2 has no effect on the output"):
+        to_lua(model)
+
+
+@pytest.mark.parametrize("listed", ["once", "not at all"])
+def test_a_file_may_list_a_module_once_that_several_nodes_run(listed: str) -> None:
+    """As files of earlier versions, and graphs that Lua code changed; its parameters are stepped once."""
+    model, x = graph("a module runs twice")
+    obj = to_lua(model)
+    nodes = [node["data"] for node in obj["forwardnodes"].as_list()]
+    run = [data for data in nodes if data.get("module") is not None]
+    run[1]["module"] = run[0]["module"]
+    modules = [data["module"] for data in (run[0], run[2])] if listed == "once" else []
+    read = to_torch(obj.changed(modules=LuaTable.from_list(modules)))
+    assert torch.equal(read(x), model(x))
+    assert len(list(read.state_dict())) == 2
+    assert len(to_lua(read)["modules"].as_list()) == len(modules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,30 +41,27 @@ class GraphNode:
 
 
 def written_nodes(
-    nodes: Sequence[GraphNode], input_node: int, output_node: int, needed_only: bool
+    nodes: Sequence[GraphNode], input_node: int, output_node: int, *, is_new: bool, torch7: bool
 ) -> tuple[list[GraphNode], int, int]:
     """Return nodes that nngraph can run, and the positions of the input and output node.
 
     nngraph does not run a module of the input or output node, accepts one use of the input node, and a node with
     different inputs only. Where a graph that was created in Python differs, nodes that return their input are added.
-    nngraph selects an element in one node, whose value may have several uses.
+    nngraph selects elements from a node with no other use, as ``node:split(n)`` creates it, and each of them once.
 
     Args:
         nodes: the nodes, in execution order.
         input_node: position of the node whose value is the input.
         output_node: position of the node whose value is the output.
-        needed_only: omit nodes on which the output does not depend, and those that select an element again.
+        is_new: whether the graph was created in Python; nodes on which its output does not depend are omitted.
+        torch7: whether Torch7 will run the graph: a list from which elements are selected needs its length, which is
+            the last selected element unless a node states it.
     """
-    needed, stack = {input_node}, [output_node]
-    while stack:
-        if (i := stack.pop()) not in needed:
-            needed.add(i)
-            stack.extend(nodes[i].inputs)
-    kept = [i for i in range(len(nodes)) if i in needed or not needed_only]
+    kept = _needed(nodes, input_node, output_node) if is_new else [*range(len(nodes))]
     uses = Counter(source for i in kept for source in nodes[i].inputs)
+    lists = _Lists(nodes, kept, input_node) if is_new else None
     made: list[GraphNode] = []
     position: dict[int, int] = {}  # of the node with the value of each given node
-    selected: dict[tuple[int, int], int] = {}  # position of the node that selects an element of a node
 
     def add(node: GraphNode) -> int:
         made.append(node)
@@ -72,28 +69,84 @@ def written_nodes(
 
     for i in kept:
         node, inputs = nodes[i], [position[source] for source in nodes[i].inputs]
+        if lists is not None and node.select is not None:
+            position[i] = lists.selected(i, position, add)
+            continue
         seen: set[int] = set()
         for k, source in enumerate(inputs):
             if source in seen:
                 inputs[k] = add(GraphNode((source,)))
             seen.add(source)
-        node = replace(node, inputs=tuple(inputs))
+        node = replace(node, inputs=tuple(inputs), splits=None if is_new else node.splits)
         if i == input_node and not node.is_plain:
             start = add(GraphNode())
             position[i] = add(replace(node, inputs=(start,)))
         elif i == input_node:
             start = position[i] = add(node)
-            if uses[i] > 1:
+            if uses[i] > 1 or (lists is not None and i in lists.used):
                 position[i] = add(GraphNode((start,)))
-        elif node.select is not None and needed_only:
-            key = inputs[0], node.select
-            position[i] = selected[key] = selected[key] if key in selected else add(node)
         else:
             position[i] = add(node)
     end = position[output_node]
-    if not nodes[output_node].is_plain or uses[output_node] or output_node == input_node:
+    if not made[end].is_plain or uses[output_node] or output_node == input_node:
         end = add(GraphNode((end,)))
-    return made, start, end
+    if is_new:
+        left = _needed(made, start, end)  # without nodes of which only elements were used
+        new = {i: k for k, i in enumerate(left)}
+        made = [replace(made[i], inputs=tuple(new[k] for k in made[i].inputs)) for i in left]
+        start, end = new[start], new[end]
+    return _with_lengths(made) if torch7 else made, start, end
+
+
+def _with_lengths(nodes: list[GraphNode]) -> list[GraphNode]:
+    last: dict[int, int] = {}
+    for node in nodes:
+        if node.select is not None:
+            last[node.inputs[0]] = max(last.get(node.inputs[0], 0), node.select)
+    return [
+        replace(node, splits=last[i]) if i in last and node.splits is None else node for i, node in enumerate(nodes)
+    ]
+
+
+def _needed(nodes: Sequence[GraphNode], input_node: int, output_node: int) -> list[int]:
+    """Return the positions of the nodes on which the output depends, and that of the input node."""
+    needed, stack = {input_node}, [output_node]
+    while stack:
+        if (i := stack.pop()) not in needed:
+            needed.add(i)
+            stack.extend(nodes[i].inputs)
+    return sorted(needed)
+
+
+class _Lists:
+    """The lists of a graph from which nodes select elements; nodes that pass a list on are resolved."""
+
+    def __init__(self, nodes: Sequence[GraphNode], kept: Sequence[int], input_node: int) -> None:
+        self._nodes = nodes
+        self._source: dict[int, int] = {}  # the node that has the value of each node first
+        self._length: dict[int, int] = {}  # of the value that a node has first, where a node states it
+        self.used: set[int] = set()  # nodes that first have a value of which elements are selected
+        self._split: dict[int, int] = {}  # position of the added node from which elements of a value are selected
+        self._selected: dict[tuple[int, int], int] = {}
+        for i in kept:
+            node = nodes[i]
+            passes = node.module is None and node.select is None and len(node.inputs) == 1 and i != input_node
+            source = self._source[i] = self._source[node.inputs[0]] if passes else i
+            if node.splits is not None:
+                self._length[source] = max(self._length.get(source, 0), node.splits)
+            if node.select is not None:
+                self.used.add(self._source[node.inputs[0]])
+
+    def selected(self, i: int, position: dict[int, int], add: Callable[[GraphNode], int]) -> int:
+        """Return the position of the node that selects the element which node ``i`` selects; add it the first time."""
+        node = self._nodes[i]
+        source = self._source[node.inputs[0]]
+        if source not in self._split:
+            self._split[source] = add(GraphNode((position[source],), splits=self._length.get(source)))
+        key = source, node.select or 0
+        if key not in self._selected:
+            self._selected[key] = add(replace(node, inputs=(self._split[source],)))
+        return self._selected[key]
 
 
 def unused_elements(nodes: Sequence[GraphNode]) -> tuple[int, int] | None:

@@ -179,11 +179,12 @@ class GModule(Members):
             positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
             graph = GModule(
                 *modules,
-                nodes=nodes,
+                nodes=[replace(node, module=None) for node in nodes],
                 input_node=positions[id(obj["innode"]["data"])],
                 output_node=positions[id(obj["outnode"]["data"])],
                 num_inputs=obj.get("nInputs") or len(obj["innode"]["children"].as_list()),
             )
+            graph.nodes = nodes  # as in the file, also if one module runs in several nodes
             for name, module in extra.items():
                 graph.add_module(name, module)
             return graph
@@ -220,9 +221,9 @@ class GModule(Members):
         def to_lua(cls, module: GModule, ctx: LuaContext) -> dict[str, Any]:
             is_new = record_of(module) is None
             nodes, input_node, output_node = written_nodes(
-                module.nodes, module.input_node, module.output_node, needed_only=is_new
+                module.nodes, module.input_node, module.output_node, is_new=is_new, torch7=ctx.compose
             )
-            if is_new and ctx.compose and (unused := unused_elements(nodes)):
+            if ctx.compose and (unused := unused_elements(nodes)):
                 raise ConversionError(
                     f"nngraph needs every element of a list that a node splits, and element {unused[0]} of {unused[1]} "
                     "has no effect on the output; use it, or remove it from the input",
