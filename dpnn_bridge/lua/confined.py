@@ -23,7 +23,6 @@ import torch
 
 if sys.platform == "win32":
     raise ImportError("the process of a Lua sandbox needs Linux or macOS")
-import fcntl
 
 from dpnn_bridge.conversion.registry import ZOO, discover
 from dpnn_bridge.errors import DpnnBridgeError
@@ -62,9 +61,11 @@ def main(alive: int) -> None:
     """Serve the parent process until it ends or closes the pipe.
 
     Args:
-        alive: descriptor of a pipe to which the parent writes nothing, and which closes when the parent ends.
+        alive: descriptor of a pipe to which the parent writes nothing, and which closes when the parent ends. On Linux
+            the kernel sends SIGIO then.
     """
-    _end_with(alive)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGIO,))
     source, target = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -73,15 +74,6 @@ def main(alive: int) -> None:
     with contextlib.suppress(WireError, KeyboardInterrupt):
         Server(channel, alive).serve()
     os._exit(0)
-
-
-def _end_with(alive: int) -> None:
-    """Let Linux kill this process when the pipe closes, also where Lua keeps every thread of Python waiting."""
-    if sys.platform == "linux":
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGIO,))
-        fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _exit_with_parent(alive: int, parent: int) -> None:

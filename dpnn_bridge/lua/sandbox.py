@@ -109,6 +109,7 @@ class Sandbox:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - used until the process ends
         alive, ours = os.pipe()
         held = os.fdopen(ours, "wb")  # nothing is written to it; it closes with this program
+        _HELD.add(held)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"from dpnn_bridge.lua.confined import main; main({alive})"],
@@ -120,6 +121,7 @@ class Sandbox:
                 cwd="/",
                 start_new_session=True,
             )
+            _end_with(alive, self._process.pid)
         finally:
             os.close(alive)
         assert self._process.stdin is not None
@@ -278,6 +280,33 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # most real-time signals have no name
         return f"signal {number}"
+
+
+#: the ends of pipes that tell the processes of sandboxes that this program runs
+_HELD: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _close_held() -> None:
+    for file in list(_HELD):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):  # a forked process does not keep the sandboxes of this program alive
+    os.register_at_fork(after_in_child=_close_held)
+
+
+def _end_with(alive: int, pid: int) -> None:
+    """Let Linux kill a process when the pipe closes, also where Lua keeps every thread of Python waiting.
+
+    Args:
+        alive: end of the pipe that the process has too.
+        pid: process ID.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(alive, fcntl.F_SETOWN, pid)
+        fcntl.fcntl(alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _end(process: subprocess.Popen[bytes], *files: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import signal
 import socket
@@ -431,25 +432,42 @@ def test_the_process_ends_with_the_program(doing: str, forked: bool) -> None:
 @linux
 def test_the_process_ends_with_the_program_while_no_thread_of_python_runs() -> None:
     """An error of Lua's memory in a function of lupa leaves Python's lock taken, so that every thread waits."""
-    code = """
-import ctypes, sys
-from dpnn_bridge.lua.confined import _end_with
-_end_with(int(sys.argv[1]))
-print("ready", flush=True)
-ctypes.PyDLL(None).sleep(60)
-"""
     alive, held = os.pipe()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(alive)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        pass_fds=(alive,),
-    ) as process:
-        assert process.stdout.readline() == b"ready\n"
-        assert process.poll() is None
+    code = "import ctypes\nprint(flush=True)\nctypes.PyDLL(None).sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=(alive,)) as process:
+        sandbox._end_with(alive, process.pid)
         os.close(alive)
+        assert process.stdout.readline() == b"\n"
+        assert process.poll() is None
         os.close(held)
         assert process.wait(20) == -signal.SIGIO
+
+
+@linux
+def test_a_forked_process_does_not_hold_the_pipe_that_ends_a_sandbox() -> None:
+    """The process of the sandbox is stopped, so that only the signal of the pipe can end it."""
+    code = """
+import os, signal, time
+from dpnn_bridge.lua import LuaBridge
+b = LuaBridge(sandbox=True)
+os.kill(b._sandbox.pid, signal.SIGSTOP)
+if not os.fork():
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(b._sandbox.pid, flush=True)
+time.sleep(60)
+"""
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    pid = int(program.stdout.readline())
+    program.kill()
+    program.communicate()
+    time.sleep(0.2)
+    pending = int(re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)[1], 16)
+    os.kill(pid, signal.SIGKILL)
+    assert pending >> (signal.SIGIO - 1) & 1
 
 
 def test_the_process_outlives_the_thread_that_made_it() -> None:
