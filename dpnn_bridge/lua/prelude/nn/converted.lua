@@ -23,16 +23,38 @@ local function inheriting_class(self, tname, method)
    end
    return tname
 end
+-- layers that write their results into their input and into the gradient of their output, where other layers read them; some
+-- restore the input then
+local in_place = {
+   ['nn.AddConstant'] = function(self, input) input:add(-self.constant_scalar) end,
+   ['nn.MulConstant'] = function(self, input) input:div(self.constant_scalar) end,
+}
+for name in ('CAddTable Clamp Dropout ELU HardTanh LeakyReLU RReLU ReLU ReLU6 Threshold'):gmatch('%S+') do
+   in_place['nn.' .. name] = function() end
+end
+local function overwrite(target, value)
+   if type(target) == 'table' then target = target[1] end
+   if type(value) == 'table' then value = value[1] end
+   if torch.isTensor(target) and torch.type(target) == torch.type(value) and target:isSameSizeAs(value) then
+      value:set(target:copy(value))
+   end
+end
 local function run(class, tname)
-   function class:updateOutput(...)
+   local restore = in_place[tname]
+   function class:updateOutput(input, ...)
       bridge.reserve()
-      local state, output = py.converted_forward(states[self], self, inheriting_class(self, tname, 'updateOutput'), ...)
+      local state, output = py.converted_forward(states[self], self, inheriting_class(self, tname, 'updateOutput'), input, ...)
       if not state then error(output, 2) end
       states[self], self.output = state, output
+      if restore and self.inplace then overwrite(input, output) end
       return output
    end
    function class:updateGradInput(input, gradOutput)  -- of a criterion: the target instead of gradOutput
       self.gradInput = py.converted_gradient(backward(self, inheriting_class(self, tname, 'updateGradInput'), input, gradOutput))
+      if restore and self.inplace then
+         overwrite(gradOutput, self.gradInput)
+         restore(self, input)
+      end
       return self.gradInput
    end
 end

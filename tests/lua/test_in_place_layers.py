@@ -1,0 +1,63 @@
+"""Converted layers that overwrite their input, in containers that are written in Lua: Torch7's values."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject
+
+RESIDUAL = """
+require 'nn'
+test = {}
+local Residual, parent = torch.class('test.Residual', 'nn.Sequential')
+function Residual:updateOutput(x)
+   self.output = parent.updateOutput(self, x) + x
+   return self.output
+end
+function Residual:updateGradInput(x, gradOutput)
+   self.gradInput = parent.updateGradInput(self, x, gradOutput) + gradOutput
+   return self.gradInput
+end
+"""
+
+
+def layer(name: str, **fields: object) -> LuaObject:
+    return fresh(f"nn.{name}", "torch.DoubleTensor", inplace=True, train=True, **fields)
+
+
+#: layer; for the input (-1, 2) and the gradient (1, 1), output and gradInput of the residual block, and the input then
+CASES = [
+    (layer("ReLU", threshold=0, val=0), [0, 4], [0, 2], [0, 2]),
+    (layer("LeakyReLU", negval=0.5), [-1, 4], [1, 2], [-0.5, 2]),
+    (layer("HardTanh", min_val=-1.5, max_val=1), [-2, 2], [2, 0], [-1, 1]),
+    (layer("MulConstant", constant_scalar=3), [-6, 12], [6, 6], [-1, 2]),
+    (layer("AddConstant", constant_scalar=3), [4, 10], [2, 2], [-1, 2]),
+]
+
+
+@pytest.mark.parametrize(("module", "output", "gradient", "left"), CASES, ids=lambda v: getattr(v, "class_name", ""))
+def test_a_container_in_lua_reads_what_the_layer_has_overwritten(
+    module: LuaObject, output: list[float], gradient: list[float], left: list[float]
+) -> None:
+    bridge = LuaBridge()
+    bridge.execute(RESIDUAL)
+    found = bridge.execute(
+        """
+        local block, x, gradOutput = test.Residual():add((...)), torch.Tensor {-1, 2}, torch.ones(2)
+        local output = block:forward(x):clone()
+        return output, block:updateGradInput(x, gradOutput), x
+        """,
+        module,
+    )
+    assert [t.tolist() for t in found] == [output, gradient, left]
+
+
+def test_the_sum_of_a_table_overwrites_its_first_element() -> None:
+    bridge = LuaBridge()
+    found = bridge.execute(
+        "require 'nn' local m, x = ..., {torch.ones(2), torch.ones(2)} m:forward(x) return x[1], x[2]",
+        layer("CAddTable"),
+    )
+    assert [t.tolist() for t in found] == [[2, 2], [1, 1]]
