@@ -73,6 +73,9 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
 
     A module that occurs twice in a PyTorch container is written as two objects that share weights and gradients.
 
+    The object shares its memory with the module, and a later training step changes both. Convert a ``copy.deepcopy`` of
+    the module to keep its weights.
+
     Args:
         module: a converted module, or a module of registered PyTorch layers (``nn.Linear``, ``nn.Conv2d``, …).
         gradients: whether to write gradient tensors, which Torch7 needs for training.

@@ -9,6 +9,7 @@ translates the division of integers, torchfile's strings (``str`` in Python 2), 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import logging
 import re
@@ -73,14 +74,23 @@ def _compiled(data: bytes, path: str, package: bool) -> CodeType:
             return _translated(renamed, path, package, error)
     folder = Path(path).parent if package else None
     if _only_python2(tree, folder) and not _PORTABLE.search(source):
-        return _translated(source, path, package, None)
+        with contextlib.suppress(SyntaxError):  # it is Python 3 if it is not Python 2
+            return _translated(source, path, package)
     return compile(tree, path, "exec", dont_inherit=True)
 
 
 def _only_python2(tree: ast.AST, package: Path | None) -> bool:
-    """Return whether a file uses names of Python 2, or imports a file of the folder ``package`` without a dot."""
+    """Return whether a file uses names of Python 2, prints without a function, or imports a file without a dot.
+
+    Args:
+        tree: the syntax tree of the file.
+        package: the folder of files that are imported without a dot.
+    """
     used, bound = set(), set()
+    has_statements, is_python3 = False, False
     for node in ast.walk(tree):
+        has_statements = has_statements or (isinstance(node, ast.Expr) and _continues_print(node.value))
+        is_python3 = is_python3 or isinstance(node, (ast.JoinedStr, ast.AnnAssign, ast.Nonlocal, ast.AsyncFunctionDef))
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -91,13 +101,31 @@ def _only_python2(tree: ast.AST, package: Path | None) -> bool:
             return True
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             bound |= {alias.asname or alias.name for alias in node.names}
+            is_python3 = is_python3 or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
             if isinstance(node, ast.Import):
                 names = {alias.name for alias in node.names}
             else:
                 names = {node.module} if node.module and not node.level else set()
             if names & _MODULES or (package and any(_is_sibling(name, package) for name in names)):
                 return True
-    return bool((used - bound) & _NAMES)
+    return bool((used - bound) & _NAMES) or (has_statements and not is_python3)
+
+
+def _continues_print(value: ast.expr) -> bool:
+    """Return whether a statement uses the result of ``print(…)``, as in ``print (x - 1).max()`` or ``print (a), b``."""
+    inner = value
+    while not (isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "print"):
+        if isinstance(inner, (ast.Attribute, ast.Subscript)):
+            inner = inner.value
+        elif isinstance(inner, ast.Call):
+            inner = inner.func
+        elif isinstance(inner, (ast.BinOp, ast.Compare)):
+            inner = inner.left
+        elif isinstance(inner, ast.Tuple) and inner.elts:
+            inner = inner.elts[0]
+        else:
+            return False
+    return inner is not value
 
 
 def _is_sibling(name: str, package: Path) -> bool:
@@ -150,7 +178,7 @@ def _translator(package: bool) -> Any:
     return Translator([name for name in fixers if not name.endswith(omitted)])
 
 
-def _translated(source: str, path: str, package: bool, error: SyntaxError | None) -> CodeType:
+def _translated(source: str, path: str, package: bool, error: SyntaxError | None = None) -> CodeType:
     translator = _translator(package)
     from fissix.pgen2.parse import ParseError
     from fissix.pgen2.tokenize import TokenError
@@ -163,6 +191,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
     _import_text(tree)
     _rename_methods(tree)
+    _compare(tree)
     future = {alias.name for node in tree.body if _is_future(node) for alias in node.names}
     if "division" not in future | translated.future_features:  # fissix removes some of these imports
         _divide_integers(tree)
@@ -197,12 +226,40 @@ def _is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
 
 def _divide_integers(tree: ast.Module) -> None:
     """Replace ``/`` and ``/=`` by functions with the semantics of Python 2."""
-    functions = [ast.alias(function.__name__, f"_python2_{function.__name__}") for function in (quotient, divided)]
+    _import(tree, {f"_python2_{function.__name__}": function for function in (quotient, divided)})
+    ast.fix_missing_locations(_Division().visit(tree))
+
+
+def _import(tree: ast.Module, functions: dict[str, Callable[..., Any]]) -> None:
+    """Import functions of this module under other names, after the docstring and imports of ``__future__``."""
     first = int(ast.get_docstring(tree) is not None)
     while first < len(tree.body) and _is_future(tree.body[first]):
         first += 1
-    tree.body.insert(first, ast.ImportFrom(__name__, functions, 0))
-    ast.fix_missing_locations(_Division().visit(tree))
+    names = [ast.alias(function.__name__, name) for name, function in functions.items()]
+    tree.body.insert(first, ast.fix_missing_locations(ast.ImportFrom(__name__, names, 0)))
+
+
+def _compare(tree: ast.Module) -> None:
+    """Provide ``cmp``, and the comparison as the only argument of ``list.sort``."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    uses = {
+        isinstance(node.ctx, ast.Load) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "cmp"
+    }
+    if uses == {True} and "cmp" not in own:
+        _import(tree, {"cmp": compared})
+    sorts = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _sorts_by_comparison(node)]
+    for node in sorts:
+        node.keywords = [ast.keyword("key", _call(sort_key, node, *node.args))]
+        node.args = []
+    if sorts:
+        _import(tree, {f"_python2_{sort_key.__name__}": sort_key})
+        ast.fix_missing_locations(tree)
+
+
+def _sorts_by_comparison(call: ast.Call) -> bool:
+    if not isinstance(call.func, ast.Attribute) or call.func.attr != "sort" or len(call.args) != 1 or call.keywords:
+        return False
+    return isinstance(call.args[0], ast.Lambda) and len(call.args[0].args.args) == 2
 
 
 class _Division(ast.NodeTransformer):
@@ -221,6 +278,16 @@ class _Division(ast.NodeTransformer):
 def _call(function: Callable[..., Any], at: ast.AST, *arguments: ast.expr) -> ast.expr:
     name = ast.copy_location(ast.Name(f"_python2_{function.__name__}", ast.Load()), at)
     return ast.copy_location(ast.Call(name, [*arguments], []), at)
+
+
+def compared(a: Any, b: Any) -> int:
+    """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2."""
+    return (a > b) - (a < b)
+
+
+def sort_key(comparison: Callable[[Any, Any], int]) -> Callable[[Any], Any]:
+    """Return a key for a comparison, with which ``list.sort`` of Python 2 sorts."""
+    return functools.cmp_to_key(comparison)
 
 
 def _is_integral(value: Any) -> bool:

@@ -190,6 +190,25 @@ def test_a_quotient_of_python_2(head: str, quotient: float) -> None:
     assert result_of(f"{head}\nx = 7 / 2\nprint 1\n")["x"] == quotient
 
 
+@pytest.mark.parametrize(
+    ("source", "printed"),
+    [
+        ("import torch\nprint (torch.ones(3) - 1).abs().max()", "tensor(0.)\n"),
+        ('print ("epoch %d") % 3', "epoch 3\n"),
+        ('print ("half"), 7 / 2', "half 3\n"),
+        ('print ("half"), 7 / 2; f"of Python 3"', "half\n"),
+        ('from __future__ import print_function\nprint ("half"), 7 / 2', "half\n"),
+        ('print("all"), print("both")', "all\nboth\n"),
+        ("print sorted([1, 3, 2], cmp=lambda a, b: cmp(b, a))", "[3, 2, 1]\n"),
+        ("x = [1, 3, 2]; x.sort(lambda a, b: cmp(b, a)); print x", "[3, 2, 1]\n"),
+        ("def cmp(a, b): return a\nprint cmp(5, 1)", "5\n"),
+    ],
+)
+def test_what_python_2_prints_and_compares(source: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result_of(source)
+    assert capsys.readouterr().out == printed
+
+
 def test_quotients_of_numpy_integers_in_python_2() -> None:
     names = result_of("""
 import numpy
