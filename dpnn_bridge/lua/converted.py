@@ -51,15 +51,6 @@ _NEEDS_OUTPUT = frozenset(
 )
 
 
-def _is_of_relu(output: torch.Tensor, obj: Any) -> bool:
-    """Return whether autograd has stored an output that Lua may change, and that Torch7 does not use.
-
-    Torch7's ReLU uses its input, unless it works in place. Other layers whose output autograd stores use the output.
-    """
-    node = output.grad_fn
-    return node is not None and node.name() == "ReluBackward0" and not obj["inplace"]
-
-
 def registered(name: str) -> tuple[str | None, int]:
     """Return ``"module"``, ``"container"`` or ``"criterion"``, and the class version; None and 0 without a mapping."""
     if not registry.mappings_of(name):
@@ -123,8 +114,9 @@ class ConvertedModules:
             self._write_back(obj, to_lua(state.module, gradients=False))
         if isinstance(state.output, torch.Tensor) and state.output.dim() == 0:
             return state, state.output.item()
-        own = own_copy if name in _NEEDS_OUTPUT else lambda t: own_copy(t) if _is_of_relu(t, obj) else t
-        return state, values.to_lua(self.runtime, nested.map_tensors(lambda t: own(t).detach(), state.output))
+        # Lua may change its output, which autograd may have stored; Torch7 uses the output in some classes only
+        own = torch.Tensor.detach if name in FROM_OUTPUT | _FROM_BOTH else lambda t: own_copy(t.detach())
+        return state, values.to_lua(self.runtime, nested.map_tensors(own, state.output))
 
     def _run(self, module: nn.Module, inputs: list[Any]) -> _State:
         arguments = nested.map_tensors(lambda t: t.detach().clone(), inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,10 @@ def _without_plugins() -> Iterator[None]:
                 h5py.h5pl.append(folder)
 
 
+#: number of chunks of a data set that is always read, and bytes of the file for each other; HDF5 takes 4 KB for a chunk
+_FEW_CHUNKS, _CHUNK_BYTES = 10_000, 16
+
+
 def _object(opened: Any, path: str) -> Any:
     """Return the group or data set at a path, or None.
 
@@ -93,7 +98,15 @@ def _object(opened: Any, path: str) -> Any:
         raise TorchError(
             f"hdf5: {path} of {opened.filename} stores its elements in other files; write a file that contains them"
         )
+    if isinstance(current, h5py.Datatype) or (isinstance(current, h5py.Dataset) and current.shape is None):
+        raise TorchError(f"hdf5: {path} of {opened.filename} has no elements: it is a type or an empty data set")
     if isinstance(current, h5py.Dataset):
+        count = math.prod(-(-n // c) for n, c in zip(current.shape, current.chunks or current.shape, strict=True) if c)
+        if count > max(_FEW_CHUNKS, opened.id.get_filesize() // _CHUNK_BYTES):
+            raise TorchError(
+                f"hdf5: {path} of {opened.filename} has {count:,} chunks, more than the file can store; write it with "
+                "larger chunks"
+            )
         made = current.id.get_create_plist()
         used = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
         if other := used - _FILTERS:

@@ -249,3 +249,28 @@ def test_errors_name_a_file_with_any_characters(bridge: LuaBridge, tmp_path: Pat
             "file:write('x', torch.ones(2), options) file:append('x', torch.Tensor())",
             str(tmp_path / "y.h5"),
         )
+
+
+def many_chunks(h5py: Any, file: Any) -> None:
+    """Memory for each chunk is 4 KB, although no element is stored."""
+    file.create_dataset("x", (1 << 20,), "u1", chunks=(1,))
+
+
+def empty_set(h5py: Any, file: Any) -> None:
+    file["x"] = h5py.Empty("f8")
+
+
+def named_type(h5py: Any, file: Any) -> None:
+    file["x"] = np.dtype("f8")
+
+
+@pytest.mark.parametrize("make", [many_chunks, empty_set, named_type])
+@pytest.mark.parametrize("how", ["read('x'):all()", "all()", "read('x'):partial({1, 1})", "read('x'):dataspaceSize()"])
+def test_an_hdf5_object_without_stored_elements_is_one_error(
+    make: Callable[[Any, Any], None], how: str, bridge: LuaBridge, tmp_path: Path
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        make(h5py, file)
+    with pytest.raises(LuaBridgeError, match=r"1,048,576 chunks, more than the file|has no elements: it is a type or"):
+        bridge.execute(f"local file = require('hdf5').open(..., 'r') return file:{how}", str(tmp_path / "x.h5"))
