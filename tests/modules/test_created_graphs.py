@@ -119,6 +119,12 @@ def test_torch7_computes_what_a_created_graph_computes(name: str, form: str, tmp
         torch.testing.assert_close(actual, t.grad, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("first", [[N(select=2), N((0,), "0")], [N(), N((0,), select=2), N((1,), "0")]])
+def test_an_input_of_which_one_element_is_used_is_refused(first: list[N]) -> None:
+    with pytest.raises(ConversionError, match="element 1 of 2 has no effect on the output"):
+        to_lua(GModule(nn.Linear(4, 4), nodes=[*first, N((len(first) - 1,))], num_inputs=2))
+
+
 def test_an_input_without_use_is_refused() -> None:
     nodes = [N(), N((0,), splits=2), N((1,), select=1), N((1,), select=2), N((2,), "0"), N((4,))]
     with pytest.raises(ConversionError, match="element 2 of 2 has no effect on the output"):

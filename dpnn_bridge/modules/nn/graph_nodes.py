@@ -69,7 +69,7 @@ def written_nodes(
 
     for i in kept:
         node, inputs = nodes[i], [position[source] for source in nodes[i].inputs]
-        if lists is not None and node.select is not None:
+        if lists is not None and node.select is not None and i != input_node:
             position[i] = lists.selected(i, position, add)
             continue
         seen: set[int] = set()
@@ -134,7 +134,7 @@ class _Lists:
             source = self._source[i] = self._source[node.inputs[0]] if passes else i
             if node.splits is not None:
                 self._length[source] = max(self._length.get(source, 0), node.splits)
-            if node.select is not None:
+            if node.select is not None and i != input_node:
                 self.used.add(self._source[node.inputs[0]])
 
     def selected(self, i: int, position: dict[int, int], add: Callable[[GraphNode], int]) -> int:
