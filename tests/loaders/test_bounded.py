@@ -295,7 +295,7 @@ def test_sizes_that_double(tmp_path: Path) -> None:
                 [[[1], [1]], [[1], [1]]],
                 [[[1], [1]], [[1], [1]]],
             ]
-    with pytest.raises(ConversionError, match="the sizes of the output are more than 4,096 values"):
+    with pytest.raises(ConversionError, match="the sizes of the output are more than 256 values"):
         dpnn_bridge.load(tmp_path / "m.t7")
 
 

@@ -37,7 +37,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("module", "output", "gradient", "left"), CASES, ids=lambda v: getattr(v, "class_name", ""))
+@pytest.mark.parametrize(("module", "output", "gradient", "left"), CASES)
 def test_a_container_in_lua_reads_what_the_layer_has_overwritten(
     module: LuaObject, output: list[float], gradient: list[float], left: list[float]
 ) -> None:
