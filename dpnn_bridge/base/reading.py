@@ -136,6 +136,11 @@ def version_of(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+def changed(name: str) -> T7Error:
+    """Return the error for an input whose :func:`version_of` is not the one before."""
+    return T7Error(f"{name}: changed while it was read; try again")
+
+
 _versions: ContextVar[Mapping[str, tuple[int, ...]]] = ContextVar(
     "versions of the inputs", default=MappingProxyType({})
 )
@@ -185,7 +190,7 @@ def open_unbuffered(path: str | os.PathLike[str]) -> io.FileIO:
     expected = _versions.get().get(os.fsdecode(path))
     if expected is not None and version_of(os.fstat(file.fileno())) != expected:
         file.close()
-        raise T7Error(f"{os.fsdecode(path)}: changed while it was read; try again")
+        raise changed(os.fsdecode(path))
     return file
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.json_text import parse_json
-from dpnn_bridge.base.reading import version_of
+from dpnn_bridge.base.reading import changed, file_status, version_of
 from dpnn_bridge.base.regular import read_file
 from dpnn_bridge.base.suffixes import INDEX
-from dpnn_bridge.errors import COPY_AGAIN, T7Error, T7FormatError
+from dpnn_bridge.errors import COPY_AGAIN, T7FormatError
 
 #: maximum number of bytes of a file name on common file systems
 LONGEST_NAME = 255
@@ -103,7 +103,7 @@ def versions_of(path: Path) -> dict[str, tuple[int, ...]]:
     """
     try:
         files = [path, *(shards_of(path) if path.name.endswith(INDEX) else ())]
-        return {os.fspath(file): version_of(os.stat(file)) for file in files}
+        return {os.fspath(file): version_of(file_status(file)) for file in files}
     except (OSError, ValueError, T7FormatError):  # the reader reports the error, such as a null byte in the name
         return {}
 
@@ -117,7 +117,7 @@ def check_unchanged(path: Path, name: str, before: dict[str, tuple[int, ...]]) -
         before: its versions at the beginning.
     """
     if versions_of(path) != before:
-        raise T7Error(f"{name}: changed while it was read; try again")
+        raise changed(name)
 
 
 def checksum_of(path: Path) -> str:

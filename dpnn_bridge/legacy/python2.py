@@ -15,6 +15,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from functools import cmp_to_key
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from importlib.util import decode_source, find_spec
 from pathlib import Path
@@ -249,10 +250,10 @@ def _compare(tree: ast.Module) -> None:
         _import(tree, {"cmp": compared})
     sorts = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _sorts_by_comparison(node)]
     for node in sorts:
-        node.keywords = [ast.keyword("key", _call(sort_key, node, *node.args))]
+        node.keywords = [ast.keyword("key", _call(cmp_to_key, node, *node.args))]
         node.args = []
     if sorts:
-        _import(tree, {f"_python2_{sort_key.__name__}": sort_key})
+        _import(tree, {f"_python2_{cmp_to_key.__name__}": cmp_to_key})
         ast.fix_missing_locations(tree)
 
 
@@ -283,11 +284,6 @@ def _call(function: Callable[..., Any], at: ast.AST, *arguments: ast.expr) -> as
 def compared(a: Any, b: Any) -> int:
     """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2."""
     return (a > b) - (a < b)
-
-
-def sort_key(comparison: Callable[[Any, Any], int]) -> Callable[[Any], Any]:
-    """Return a key for a comparison, with which ``list.sort`` of Python 2 sorts."""
-    return functools.cmp_to_key(comparison)
 
 
 def _is_integral(value: Any) -> bool:

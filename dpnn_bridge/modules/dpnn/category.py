@@ -73,7 +73,7 @@ class OneHot(nn.Module):
 
         @classmethod
         def to_lua(cls, module: OneHot, ctx: LuaContext) -> dict[str, Any]:
-            return {**super().to_lua(module, ctx), **result_fields(module.like, module, ctx)}
+            return {**super().to_lua(module, ctx), **result_fields(module, ctx)}
 
 
 @lua_class("nn.ArgMax")

@@ -130,7 +130,7 @@ class Convert(nn.Module):
             any_shape = source == "b*"
             fields = {
                 **super().to_lua(module, ctx),
-                **result_fields(module.like, module, ctx),
+                **result_fields(module, ctx),
                 "inputBatchDim": source.index("b") + 1,
                 "outputBatchDim": target.index("b") + 1,
                 "nInputDim": -1 if any_shape else len(source),

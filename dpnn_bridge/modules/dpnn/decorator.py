@@ -206,11 +206,11 @@ def result_dtype(obj: LuaObject) -> torch.dtype | None:
     return torch_dtype(output.class_name if isinstance(output, LuaTensor) else obj.get("_type"))
 
 
-def result_fields(like: Tensor, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-    """Return the Lua fields with the dtype of a module's results, which may have changed since it was read."""
-    if like.dtype == torch.bfloat16:  # Lua has no such type
+def result_fields(module: Any, ctx: LuaContext) -> dict[str, Any]:
+    """Return the Lua fields with the dtype of ``module.like``, which may have changed since the module was read."""
+    if module.like.dtype == torch.bfloat16:  # Lua has no such type
         return {}
-    name = ctx.class_of(like, module)
+    name = ctx.class_of(module.like, module)
     return {"_type": name, "output": LuaTensor.empty(name)}
 
 

@@ -190,9 +190,7 @@ class SpatialGlimpse(nn.Module):
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
-            average = obj["module"].class_name.endswith(
-                ("SpatialAveragePooling", "AvgPool2d")
-            )  # the second in .pt files
+            average = obj["module"].class_name.endswith(("SpatialAveragePooling", "AvgPool2d"))  # as Lua, in a .pt file
             return {**super().arguments(obj, ctx), "pooling": "average" if average else "bilinear"}
 
         @classmethod
