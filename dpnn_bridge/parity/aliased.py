@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.objects import LuaObject
-from dpnn_bridge.parity.buffers import is_restored, storages
+from dpnn_bridge.parity.buffers import storages
 from dpnn_bridge.parity.experiment import Experiment, Outcome
+from dpnn_bridge.parity.restored import is_restored
 
 
 def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:

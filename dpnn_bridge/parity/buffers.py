@@ -42,11 +42,6 @@ def _parts(value: Any) -> Iterator[Any]:
             stack.extend(reversed(list(value.values())))
 
 
-def is_restored(obj: LuaObject) -> bool:
-    """Return whether a module computes in place in its forward pass and restores its input in its backward pass."""
-    return obj.class_name in ("nn.AddConstant", "nn.MulConstant") and bool(obj.get("inplace"))
-
-
 def changed_inside(obj: LuaObject) -> Any:
     """Return the output of a module inside that a module changes in place, if it is in evaluation mode; or None."""
     if obj.class_name != "nn.ResidualDrop" or obj.get("train") is not False:

@@ -17,6 +17,7 @@ from dpnn_bridge.parity.accepted import accept_known
 from dpnn_bridge.parity.influence import Changes, Unused, changes
 from dpnn_bridge.parity.layers import repeated_modules, tree
 from dpnn_bridge.parity.one_buffer import OneBuffer
+from dpnn_bridge.parity.restored import RESTORED, restoring_modules, with_restored_inputs
 
 #: accepted difference of Torch7's result from a run with Torch7's buffers, relative to the tolerance
 _ROUNDED = 10
@@ -112,9 +113,10 @@ class Faults:
             and fault.applies_to(node.module)
             and (not fault.repeated or id(node.module) in repeated)
         ]
+        self._restores = bool(restoring_modules(model))
         self._unused = None
         with suppress(Exception):  # a module of a plugin that cannot be copied: the order of the calls decides
-            self._unused = Unused(model) if self.faulty_modules else None
+            self._unused = Unused(model) if self.faulty_modules or self._restores else None
         self._one_buffer = OneBuffer(self._unused, several) if several and self._unused is not None else None
         self._changes: dict[str, Changes | None] = {}
 
@@ -141,6 +143,13 @@ class Faults:
         found = None if self._one_buffer is None or self.run is None else self._one_buffer.compared(self.run)
         return {} if found is None else found
 
+    @cached_property
+    def _for_restored_inputs(self) -> dict[str, Difference]:
+        """The comparisons of gradients for the inputs that Torch7's layers restore, by name; empty if unknown."""
+        if not self._restores or self._unused is None or self.run is None:
+            return {}
+        return with_restored_inputs(self._unused, self.run)
+
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
         """Accept the comparisons of the complete model that a fault affects.
 
@@ -148,10 +157,13 @@ class Faults:
             differences: comparisons of :func:`~dpnn_bridge.parity.fixture.check_module`.
             order: ``id(module)`` -> position of its last call in the order in which calls of all modules ended.
         """
-        failed = [d for d in differences if not d.ok] if self.faulty_modules else []
-        for difference in failed:
+        for difference in (d for d in differences if not d.ok):
             owner, name = self._owner(difference.name)
             self.accept(difference, owner, name, order)
+            if not difference.ok and difference.name.startswith("gradParams"):
+                other = self._for_restored_inputs.get(difference.name)
+                if other is not None and other.error <= _ROUNDED * other.tolerance:
+                    accept_known(difference, RESTORED)
 
     def accept(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
         """Accept one comparison if a fault affects it.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.compare.nested import detached, like, replaced
 from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.objects import LuaObject
 
 
@@ -61,6 +62,20 @@ def repeated_modules(model: nn.Module) -> list[nn.Module]:
     children = [child for node in tree(model) for child in registry.mapping_of(node.module).children(node.module)]
     uses = Counter(map(id, children))
     return list({id(child): child for child in children if uses[id(child)] > 1}.values())
+
+
+def lua_name(module: nn.Module) -> str:
+    """Return the Lua class of a module; empty if the module represents no Lua object."""
+    record, mapping = record_of(module), registry.mapping_of(module)
+    if record is not None:
+        return record.class_name
+    return mapping.name_of(module) if mapping.names else ""
+
+
+def is_inplace(module: nn.Module) -> bool:
+    """Return whether a module computes in place in Torch7."""
+    record = record_of(module)
+    return bool(getattr(module, "inplace", False) or (record is not None and record.fields.get("inplace")))
 
 
 @dataclass

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
-from dpnn_bridge.conversion import registry
-from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.parity.influence import Summary, Unused, summary
+from dpnn_bridge.parity.layers import is_inplace, lua_name
 
 #: classes whose backward pass in Torch7 uses the given input, and no buffer of the forward pass
 _USES_INPUT = frozenset(
@@ -120,12 +119,12 @@ class OneBuffer:
         modules = list(model.modules())
         repeated = list({id(m): m for i in self._repeated for m in modules[i].modules()}.values())
         names = _USES_INPUT | _USES_OUTPUT | _USES_LAST_INPUT
-        known = {m for m in modules if _name(m) in names}
-        if not known.issuperset(repeated) or not all(m in known or _name(m) in _IF_ONCE for m in modules):
+        known = {m for m in modules if lua_name(m) in names}
+        if not known.issuperset(repeated) or not all(m in known or lua_name(m) in _IF_ONCE for m in modules):
             return None
-        if any(map(_is_inplace, modules)):
+        if any(map(is_inplace, modules)):
             return None
-        if any(m._parameters for m in repeated) and any(_name(m) in _SAME_GRADIENT for m in modules):
+        if any(m._parameters for m in repeated) and any(lua_name(m) in _SAME_GRADIENT for m in modules):
             return None  # Torch7 may write into the gradient that it reads
         try:
             with _one_memory(modules, repeated):
@@ -151,14 +150,14 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
         inputs = {storage_id(t): t for t in nested.tensors(args)}
         position = count()
-        is_inplace = _is_inplace(module)
-        copies = _copies(module) and not is_inplace
+        inplace = is_inplace(module)
+        copies = _copies(module) and not inplace
 
         def stored(result: Tensor) -> Tensor:
             is_shared = storage_id(result) in inputs
             if is_shared and not copies:
                 return result
-            if is_inplace and len(inputs) == 1:  # the modules of a .t7 do not change their input
+            if inplace and len(inputs) == 1:  # the modules of a .t7 do not change their input
                 ((memory, given),) = inputs.items()
                 if given.shape == result.shape and any(storage_id(buffer) == memory for buffer in buffers.values()):
                     return given.copy_(result)
@@ -168,7 +167,7 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
             if key not in buffers or buffers[key].dtype != result.dtype:
                 buffers[key] = result.clone()
             given = inputs.get(storage_id(buffers[key]))
-            if given is not None and given.shape == result.shape and _name(module) in _UNDEFINED:
+            if given is not None and given.shape == result.shape and lua_name(module) in _UNDEFINED:
                 undefined.append(module)
                 result = torch.full_like(result, torch.nan)
             return buffers[key].resize_(result.shape).copy_(result)
@@ -183,23 +182,11 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
 
 def _copies(module: nn.Module) -> bool:
     """Return whether a layer copies in Torch7 where it returns its input or a view of it in PyTorch."""
-    name = _name(module)
+    name = lua_name(module)
     if name == "nn.Convert":  # it flattens with a view, and permutes and selects with layers that copy
         source, target = str(module.input_shape), str(module.output_shape)
         return source != target and not (source.startswith("b") and target in ("bf", "bt"))
     return name in _COPIES or (name == "nn.Sequencer" and not module.training)
-
-
-def _name(module: nn.Module) -> str:
-    record, mapping = record_of(module), registry.mapping_of(module)
-    if record is not None:
-        return record.class_name
-    return mapping.name_of(module) if mapping.names else ""
-
-
-def _is_inplace(module: nn.Module) -> bool:
-    record = record_of(module)
-    return bool(getattr(module, "inplace", False) or (record is not None and record.fields.get("inplace")))
 
 
 class _FromInput(torch.autograd.Function):
@@ -249,14 +236,14 @@ def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> 
         buffer = buffers.get((module, "output"))
         if buffer is not None and module._parameters and storage_id(args[0]) == storage_id(buffer):
             raise ValueError("two uses in a row: Torch7 would write into the gradient that it reads")
-        return (in_memory(module, "input", args[0]),) if _name(module) in _USES_LAST_INPUT else None
+        return (in_memory(module, "input", args[0]),) if lua_name(module) in _USES_LAST_INPUT else None
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
-        if _name(module) in _USES_INPUT and not module._modules:
+        if lua_name(module) in _USES_INPUT and not module._modules:
             output = _FromInput.apply(module.forward, output.detach(), args[0], *module.parameters())
         if module not in several:
             return output
-        if _name(module) in _USES_OUTPUT:  # autograd has stored the result
+        if lua_name(module) in _USES_OUTPUT:  # autograd has stored the result
             results.setdefault(module, []).append(output)
             for earlier in results[module]:
                 earlier.data.copy_(output.detach())

@@ -435,7 +435,8 @@ def test_two_forms_of_a_character_are_two_files(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------- signals
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 from pathlib import Path
 from typing import Any
 from dpnn_bridge.base.atomic import replacing

@@ -17,7 +17,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass, has_tensor
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.noise import paired, replayed
 from dpnn_bridge.modules.dpnn.reinforce import Reinforce
-from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
+from dpnn_bridge.modules.rnn.clones import clone_of, note_clones, shared_clone
 from dpnn_bridge.modules.rnn.dropout import LazyDropout
 from dpnn_bridge.modules.rnn.memory import Memory, in_type_of
 from dpnn_bridge.modules.rnn.structure import modules_in
@@ -244,6 +244,7 @@ class AbstractRecurrent(Memory):
         @classmethod
         def fill(cls, module: AbstractRecurrent, obj: LuaObject, ctx: TorchContext) -> None:
             super().fill(module, obj, ctx)
+            note_clones(obj, ctx)
             module.step = module._run_start = obj.get("step") or 1
             for step in {0, module.step - 1}:
                 state = cls.state_from_lua(obj, step)
