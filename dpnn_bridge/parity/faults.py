@@ -98,27 +98,30 @@ class Faults:
         self.run: Callable[[nn.Module], list[Difference]] | None = None
         self.gradients = False
         several = repeated_modules(model)
-        used_again = {id(m) for m in several}
-        nodes = list(tree(model))
-        loops = [node.module for node in nodes if registry.mapping_of(node.module).repeats]
-        repeated = {id(m) for loop in loops for m in loop.modules() if m is not loop}
-        self.faulty_modules = [
-            _FaultyModule(fault, node.module, {id(m) for m in node.module.modules()})
-            for node in nodes
-            for fault in (
-                *registry.mapping_of(node.module).faults,
-                *([ONE_BUFFER] if id(node.module) in used_again else []),
-            )
-            if fault.elements is None  # see compare_output
-            and fault.applies_to(node.module)
-            and (not fault.repeated or id(node.module) in repeated)
-        ]
+        self._used_again = {id(m) for m in several}
+        self.faulty_modules = self._find()
         self._restores = bool(restoring_modules(model))
         self._unused = None
         with suppress(Exception):  # a module of a plugin that cannot be copied: the order of the calls decides
             self._unused = Unused(model) if self.faulty_modules or self._restores else None
         self._one_buffer = OneBuffer(self._unused, several) if several and self._unused is not None else None
         self._changes: dict[str, Changes | None] = {}
+
+    def _find(self) -> list[_FaultyModule]:
+        nodes = list(tree(self.model))
+        loops = [node.module for node in nodes if registry.mapping_of(node.module).repeats]
+        repeated = {id(m) for loop in loops for m in loop.modules() if m is not loop}
+        return [
+            _FaultyModule(fault, node.module, {id(m) for m in node.module.modules()})
+            for node in nodes
+            for fault in (
+                *registry.mapping_of(node.module).faults,
+                *([ONE_BUFFER] if id(node.module) in self._used_again else []),
+            )
+            if fault.elements is None  # see compare_output
+            and fault.applies_to(node.module)
+            and (not fault.repeated or id(node.module) in repeated)
+        ]
 
     @cached_property
     def _overwritten(self) -> set[int] | None:
@@ -157,7 +160,10 @@ class Faults:
             differences: comparisons of :func:`~dpnn_bridge.parity.fixture.check_module`.
             order: ``id(module)`` -> position of its last call in the order in which calls of all modules ended.
         """
-        for difference in (d for d in differences if not d.ok):
+        failed = [d for d in differences if not d.ok]
+        if failed and self.faulty_modules:
+            self.faulty_modules = self._find()  # the run may have added clones (nn.MapTable)
+        for difference in failed:
             owner, name = self._owner(difference.name)
             self.accept(difference, owner, name, order)
             if not difference.ok and difference.name.startswith("gradParams"):

@@ -75,7 +75,8 @@ def changes(
 
     Args:
         unused: the model before its run.
-        faulty: ``id`` of each module, with its fault. The kinds of results that it affects change.
+        faulty: ``id`` of each module, with its fault. The kinds of results that it affects change. Clones that a run
+            adds (``nn.MapTable``) change with the module whose copies they are.
         run: function that runs a copy of the model and compares its results.
         gradients: whether it runs the backward pass.
     """
@@ -83,7 +84,7 @@ def changes(
     for change in (False, True):
         model = unused.copy()
         of_id = dict(zip(unused.ids, model.modules(), strict=True))
-        chosen = [(of_id[number], fault) for number, fault in faulty] if change else []
+        chosen = [(of_id[number], fault) for number, fault in faulty if number in of_id] if change else []
         with recorded(model, gradients=gradients) as calls, _changed(chosen):
             try:
                 with torch.random.fork_rng():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.lua_values import lua_value
-from dpnn_bridge.modules.nn import ConcatTable
+from dpnn_bridge.modules.nn import ConcatTable, MapTable
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity import check_module
 
@@ -108,3 +109,20 @@ def test_gradients_without_a_given_gradient_have_the_usual_scale() -> None:
     model, x = nn.Linear(3, 2).double(), torch.randn(4, 3).double()
     reference = {"input": x, "output": model(x).detach(), "gradOutput": torch.zeros(4, 2).double()}
     assert set(verdicts(model, **reference, gradInput=torch.full((4, 3), 1e-30).double()).values()) == {Verdict.EQUAL}
+
+
+def test_clones_that_the_run_adds_have_the_faults_of_their_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault of the first element's layer excused nothing in the layers of the others."""
+    fault = Fault(("gradParams",), REASON, when=lambda module: module.in_features == 3)
+    monkeypatch.setattr(registry.mapping_of(nn.Linear(1, 1)), "faults", (fault,))
+    torch.manual_seed(0)
+    table = MapTable(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)), shared=False).double()
+    x, given = ([torch.randn(4, n).double() for _ in range(2)] for n in (3, 2))
+    complete = copy.deepcopy(table)
+    complete.resize(2)
+    reference = gradients(complete, x, given)
+    found = reference["gradParams"]
+    assert set(verdicts(copy.deepcopy(table), **reference).values()) == {Verdict.EQUAL}
+    wrong = verdicts(table, **{**reference, "gradParams": [2 * g for g in found]})
+    of_clone = [wrong[f"gradParams[{i}]"] for i in range(5, 9)]
+    assert of_clone == [Verdict.KNOWN, Verdict.KNOWN, Verdict.DIFFERENT, Verdict.DIFFERENT]
