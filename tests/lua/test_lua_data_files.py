@@ -178,15 +178,21 @@ def doubled(file: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [endless, wide, deep, doubled])
-def test_all_of_an_hdf5_file_ends(
-    bridge: LuaBridge, make: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_of_an_hdf5_file_ends(bridge: LuaBridge, make: Callable[[Any], None], tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    monkeypatch.setattr("dpnn_bridge.lua.hdf5._NAME_BYTES", 500)
-    with h5py.File(tmp_path / "x.h5", "w") as file:
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
         make(file)
     with pytest.raises(LuaBridgeError, match=r"contains itself, or is too deep|more names than the file can contain"):
         bridge.execute("require('hdf5').open(..., 'r'):all()", str(tmp_path / "x.h5"))
+
+
+def test_all_of_a_deep_file_in_its_shortest_form_is_read(bridge: LuaBridge, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        for i in range(20):
+            file[f"{'a/' * 190}{i}"] = float(i)
+    code = "local v = require('hdf5').open(..., 'r'):all(); for _ = 1, 190 do v = v.a end; return v['7'][1]"
+    assert bridge.execute(code, str(tmp_path / "x.h5")) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -39,8 +39,9 @@ function Group:read(name)
 end
 function Group:all(left)
    local values, names = {}, files.names(self._file, self._path)
-   left = left or {count = files.most_names(self._file)}
-   left.count = left.count - #names
+   left = left or {count = files.most_steps(self._file)}
+   local _, depth = self._path:gsub('/', '') -- each name is found from the root of the file
+   left.count = left.count - #names * depth
    if left.count < 0 then -- groups that contain groups twice at every level have no end
       error('hdf5: the groups lead to more names than the file can contain; read parts of it instead of all()')
    end
