@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.graph import dict_items
 from dpnn_bridge.base.notebook import table
@@ -21,11 +22,12 @@ from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.conversion.options import OptionKeywords, Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError
-from dpnn_bridge.files import load_local, original_key
+from dpnn_bridge.files import classes_in_lua, load_local, original_key
 from dpnn_bridge.legacy.pickles import read_source
 from dpnn_bridge.loaders.origin import Origin, local_file
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
+from dpnn_bridge.plugins import load_plugins
 
 _VOCABULARY = re.compile(
     r"vocab|(idx|ix|id|index|token|word|char|label)s?_?(to|2)_?\w+|alphabet|dict(s|ionary)?$", re.I
@@ -113,13 +115,21 @@ class Checkpoint:
 
 @checks_arguments
 @wrap_errors(ConversionError, "loading")
-def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoint:
+def load_checkpoint(
+    path: Origin,
+    *,
+    plugins: Sequence[StrPath] = (),
+    lua: Any = None,
+    sandbox: bool | Literal["partial"] = False,
+    **options: Unpack[OptionKeywords],
+) -> Checkpoint:
     """Load every model of a file and the other entries.
 
     Args:
         path: a ``.t7`` file, or a ``.pt`` or ``.safetensors`` file that was converted from a ``.t7`` file; also a URL,
             an open file, or bytes. Converted files contain neither optimizer states nor objects of other classes, such
             as dictionaries of words.
+        plugins, lua, sandbox: as for :func:`dpnn_bridge.load`.
         **options: fields of :class:`~dpnn_bridge.conversion.options.Options`, such as ``index_base``.
 
     Raises:
@@ -130,7 +140,8 @@ def load_checkpoint(path: Origin, **options: Unpack[OptionKeywords]) -> Checkpoi
         >>> checkpoint = load_checkpoint("lm_lstm_epoch50.t7")     # doctest: +SKIP
         >>> checkpoint.model, checkpoint.tokens[1], checkpoint.options["rnn_size"]   # doctest: +SKIP
     """
-    chosen = Options(**options)
+    load_plugins(plugins)
+    chosen = Options(**{**options, **classes_in_lua(lua, sandbox)})
     with local_file(path) as file:
         contents = read_source(file)
         if contents is None:

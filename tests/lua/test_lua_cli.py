@@ -226,6 +226,13 @@ def test_dpnn_verify_finds_a_changed_weight_of_a_lua_layer(scaled: Path) -> None
     assert evidence["nn.ScaledPower"] == "not tested: its Lua code runs"
 
 
+@pytest.mark.parametrize("sandbox", [False, "partial"])
+def test_a_checkpoint_takes_lua_files(scaled: Path, sandbox: Any) -> None:
+    found = dpnn_bridge.load_checkpoint(scaled / "net.t7", lua=[SCALED_POWER], sandbox=sandbox)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert torch.equal(found.model(x), dpnn_bridge.load(scaled / "net.t7", lua=[SCALED_POWER])(x))
+
+
 def test_a_copy_of_a_lua_module_is_another_object(scaled: Path) -> None:
     model: Any = dpnn_bridge.load(scaled / "net.t7", lua=[SCALED_POWER])
     model[0].weight.requires_grad_(False)
