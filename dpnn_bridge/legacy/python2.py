@@ -190,6 +190,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
         tree = parse(str(translated), path)
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
+    _restore_lines(tree, translated)
     _import_text(tree)
     _rename_methods(tree)
     _compare(tree)
@@ -198,6 +199,27 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
         _divide_integers(tree)
     print(f"{path}: translated from Python 2 to Python 3", file=sys.stderr)
     return compile(tree, path, "exec", dont_inherit=True)
+
+
+def _restore_lines(tree: ast.Module, translated: Any) -> None:
+    """Give each node the line that it has in the file, because fissix adds lines.
+
+    Args:
+        tree: the syntax tree of the translation.
+        translated: the translation, as a tree of fissix, whose words know their lines in the file.
+    """
+    lines, number = [1], 1  # number of a line of the translation -> number in the file
+    for word in translated.leaves():
+        for text, known in ((word.prefix, 0), (word.value, word.lineno)):
+            if known:
+                lines[number - 1] = max(known, lines[number - 2] if number > 1 else 1)
+            added = text.count("\n")
+            lines += [lines[number - 1]] * added
+            number += added
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.stmt, ast.expr, ast.excepthandler, ast.keyword, ast.arg, ast.alias)):
+            node.lineno = node.end_lineno = lines[node.lineno - 1]
+            node.col_offset = node.end_col_offset = -1  # unknown
 
 
 def _import_text(tree: ast.Module) -> None:

@@ -312,3 +312,18 @@ def test_nothing_happens_on_import(run: Run) -> None:
     )
     lazy = "import sys, dpnn_bridge.legacy; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", lazy], check=False).returncode == 0
+
+
+def test_a_traceback_names_the_lines_of_the_file() -> None:
+    """The translation has more lines: imports, and assignments of arguments that are tuples."""
+    source = """def outer(a, (b, c),
+          d=1):
+    print '''two
+    lines'''
+    return reduce(lambda x, y: x + y,
+                  [a, b, c, missing])
+"""
+    names = result_of(source)
+    with pytest.raises(NameError) as raised:
+        names["outer"](1, (2, 3))
+    assert [entry.lineno + 1 for entry in raised.traceback if str(entry.path).endswith("two.py")] == [6]
