@@ -14,7 +14,7 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cmp_to_key
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from importlib.util import decode_source, find_spec
@@ -91,7 +91,7 @@ def _only_python2(tree: ast.AST, package: Path | None) -> bool:
     has_statements, is_python3 = False, False
     for node in ast.walk(tree):
         has_statements = has_statements or (isinstance(node, ast.Expr) and _continues_print(node.value))
-        is_python3 = is_python3 or isinstance(node, (ast.JoinedStr, ast.AnnAssign, ast.Nonlocal, ast.AsyncFunctionDef))
+        is_python3 = is_python3 or _is_python3(node)
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -112,6 +112,33 @@ def _only_python2(tree: ast.AST, package: Path | None) -> bool:
     return bool((used - bound) & _NAMES) or (has_statements and not is_python3)
 
 
+#: syntax that Python 2 does not have
+_PYTHON3 = (
+    *(ast.JoinedStr, ast.AnnAssign, ast.Nonlocal, ast.AsyncFunctionDef, ast.Await, ast.YieldFrom, ast.MatMult),
+    *(ast.NamedExpr, ast.Match),
+)
+
+
+def _is_python3(node: ast.AST) -> bool:
+    """Return whether a node is syntax that Python 2 does not have, or prints as only the function does."""
+    if isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        named = {keyword.arg for keyword in node.keywords}
+        return (name == "super" and not node.args) or (name == "print" and bool(named))
+    if isinstance(node, ast.arguments):
+        every = [*node.posonlyargs, *node.args, *node.kwonlyargs, node.vararg, node.kwarg]
+        return bool(node.kwonlyargs or node.posonlyargs or any(a is not None and a.annotation for a in every))
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        return any(isinstance(element, ast.Starred) for element in node.elts)
+    return (
+        isinstance(node, _PYTHON3)
+        or (isinstance(node, ast.FunctionDef) and node.returns is not None)
+        or (isinstance(node, ast.ClassDef) and bool(node.keywords))
+        or (isinstance(node, ast.Raise) and node.cause is not None)
+        or (isinstance(node, ast.Dict) and None in node.keys)
+    )
+
+
 def _continues_print(value: ast.expr) -> bool:
     """Return whether a statement uses the result of ``print(…)``, as in ``print (x - 1).max()`` or ``print (a), b``."""
     inner = value
@@ -122,11 +149,16 @@ def _continues_print(value: ast.expr) -> bool:
             inner = inner.func
         elif isinstance(inner, (ast.BinOp, ast.Compare)):
             inner = inner.left
-        elif isinstance(inner, ast.Tuple) and inner.elts:
+        elif isinstance(inner, ast.Tuple) and inner.elts and not any(map(_flushes, inner.elts)):
             inner = inner.elts[0]
         else:
             return False
     return inner is not value
+
+
+def _flushes(value: ast.expr) -> bool:
+    """Return whether a value is that of ``sys.stdout.flush()``, which nobody prints."""
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "flush"
 
 
 def _is_sibling(name: str, package: Path) -> bool:
@@ -175,7 +207,7 @@ def _translator(package: bool) -> Any:
                     raise _TooLongError(f"line {node.get_lineno()} has {what}; split it to translate it from Python 2")
             return super().refactor_tree(tree, name)
 
-    omitted = (".fix_unicode", ".fix_numliterals", ".fix_nonzero", *([] if package else [".fix_import"]))
+    omitted = (".fix_unicode", ".fix_numliterals", ".fix_nonzero", ".fix_sorted", *([] if package else [".fix_import"]))
     return Translator([name for name in fixers if not name.endswith(omitted)])
 
 
@@ -263,26 +295,26 @@ def _import(tree: ast.Module, functions: dict[str, Callable[..., Any]]) -> None:
 
 
 def _compare(tree: ast.Module) -> None:
-    """Provide ``cmp``, and the comparison as the only argument of ``list.sort``."""
+    """Provide ``cmp``, and the arguments of ``list.sort`` and ``sorted`` of Python 2."""
     own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     uses = {
         isinstance(node.ctx, ast.Load) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "cmp"
     }
     if uses == {True} and "cmp" not in own:
         _import(tree, {"cmp": compared})
-    sorts = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _sorts_by_comparison(node)]
-    for node in sorts:
-        node.keywords = [ast.keyword("key", _call(cmp_to_key, node, *node.args))]
-        node.args = []
-    if sorts:
-        _import(tree, {f"_python2_{cmp_to_key.__name__}": cmp_to_key})
-        ast.fix_missing_locations(tree)
+    _import(tree, {f"_python2_{function.__name__}": function for function in (sort, sorted_list)})
+    ast.fix_missing_locations(_Sorting().visit(tree))
 
 
-def _sorts_by_comparison(call: ast.Call) -> bool:
-    if not isinstance(call.func, ast.Attribute) or call.func.attr != "sort" or len(call.args) != 1 or call.keywords:
-        return False
-    return isinstance(call.args[0], ast.Lambda) and len(call.args[0].args.args) == 2
+class _Sorting(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        compares, function = any(k.arg == "cmp" for k in node.keywords), node.func
+        if isinstance(function, ast.Attribute) and function.attr == "sort" and (node.args or compares):
+            return _call(sort, node, function.value, *node.args, keywords=node.keywords)
+        if isinstance(function, ast.Name) and function.id == "sorted" and (len(node.args) > 1 or compares):
+            return _call(sorted_list, node, *node.args, keywords=node.keywords)
+        return node
 
 
 class _Division(ast.NodeTransformer):
@@ -298,14 +330,43 @@ class _Division(ast.NodeTransformer):
         return ast.copy_location(ast.Assign([node.target], _call(divided, node, before, node.value)), node)
 
 
-def _call(function: Callable[..., Any], at: ast.AST, *arguments: ast.expr) -> ast.expr:
+def _call(
+    function: Callable[..., Any], at: ast.AST, *arguments: ast.expr, keywords: Sequence[ast.keyword] = ()
+) -> ast.expr:
     name = ast.copy_location(ast.Name(f"_python2_{function.__name__}", ast.Load()), at)
-    return ast.copy_location(ast.Call(name, [*arguments], []), at)
+    return ast.copy_location(ast.Call(name, [*arguments], [*keywords]), at)
 
 
 def compared(a: Any, b: Any) -> int:
-    """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2."""
-    return (a > b) - (a < b)
+    """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2: None is less than numbers, and numbers than other types."""
+    try:
+        return (a > b) - (a < b)
+    except TypeError:
+        first, second = map(_type_order, (a, b))
+        return (first > second) - (first < second)
+
+
+def _type_order(value: Any) -> tuple[int, str]:
+    return (0, "") if value is None else (1, "") if isinstance(value, (int, float)) else (2, type(value).__name__)
+
+
+def sort(values: Any, *arguments: Any, **named: Any) -> Any:
+    """Call ``values.sort``; a list takes ``cmp``, ``key`` and ``reverse``, as in Python 2."""
+    if isinstance(values, list) and type(values).sort is list.sort:
+        return values.sort(**_sorting(*arguments, **named))
+    return values.sort(*arguments, **named)
+
+
+def sorted_list(values: Any, *arguments: Any, **named: Any) -> list[Any]:
+    """Sort with the arguments ``cmp``, ``key`` and ``reverse`` of Python 2."""
+    return sorted(values, **_sorting(*arguments, **named))
+
+
+def _sorting(cmp: Any = None, key: Any = None, reverse: Any = False) -> dict[str, Any]:
+    if cmp is not None:
+        by = cmp_to_key(cmp)
+        return {"key": by if key is None else lambda value: by(key(value)), "reverse": reverse}
+    return {"key": key, "reverse": reverse}
 
 
 def _is_integral(value: Any) -> bool:

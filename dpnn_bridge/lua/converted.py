@@ -140,7 +140,9 @@ class ConvertedModules:
         x, other = values.to_python(self.runtime, input), values.to_python(self.runtime, other)
         has_target = is_criterion(name)
         module, inputs = self._module(obj, name), [x, other] if has_target and other is not None else [x]
-        if state is None or not ((name in FROM_OUTPUT and state.has_size(inputs)) or state.fits(module, inputs)):
+        # with random slopes, Torch7 uses those of the last forward pass
+        from_forward = name in FROM_OUTPUT or (name == "nn.RReLU" and module.training)
+        if state is None or not ((from_forward and state.has_size(inputs)) or state.fits(module, inputs)):
             state = self._run(module, inputs)
         elif name in _NEEDS_OUTPUT and self._changed_output(state, obj) is not None:
             raise LuaBridgeError(

@@ -202,11 +202,45 @@ def test_a_quotient_of_python_2(head: str, quotient: float) -> None:
         ("print sorted([1, 3, 2], cmp=lambda a, b: cmp(b, a))", "[3, 2, 1]\n"),
         ("x = [1, 3, 2]; x.sort(lambda a, b: cmp(b, a)); print x", "[3, 2, 1]\n"),
         ("def cmp(a, b): return a\nprint cmp(5, 1)", "5\n"),
+        ("x = [1, 3, 2]\ndef by(a, b): return a - b\nx.sort(by, reverse=True)\nprint x", "[3, 2, 1]\n"),
+        ("x = [1, 3, 2]; x.sort(None, lambda a: -a); print x", "[3, 2, 1]\n"),
+        ("x = [1, 3, 2]; x.sort(cmp, lambda a: -a); print x", "[3, 2, 1]\n"),
+        ("x = [1, 3, 2]; x.sort(None, None, True); print x", "[3, 2, 1]\n"),
+        ("print sorted([1, 3, 2], cmp, None, True)", "[3, 2, 1]\n"),
+        ("print cmp(None, 1), cmp(1, 'a'), cmp('a', None), cmp((1, 2), (1, 1))", "-1 -1 1 1\n"),
+        ("class Own:\n    def sort(self, f): return f(1, 2)\nprint Own().sort(lambda a, b: a + b)", "3\n"),
+        ("import torch\nprint torch.tensor([1, 2]).sort(0, True)[0].tolist()", "[2, 1]\n"),
+        ("import numpy\nx = numpy.array([[2, 1]])\nx.sort(1)\nprint x.tolist()", "[[1, 2]]\n"),
     ],
 )
 def test_what_python_2_prints_and_compares(source: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     result_of(source)
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "def f(x: int): pass",
+        "def f() -> int: pass",
+        "def f(*, x=1): pass",
+        "def f(x, /): pass",
+        "def f(): yield from [1]",
+        "def f(a, b): return a @ b",
+        "def f(): raise ValueError from None",
+        "a, *b = 1, 2, 3",
+        "x = [*'ab']",
+        "x = {**{}}",
+        "if (n := 3): pass",
+        "class A:\n    def __init__(self): super().__init__()",
+        "class A(metaclass=type): pass",
+        "print('a', end='')",
+        "import sys\nprint('loss'), sys.stdout.flush()",
+    ],
+)
+def test_a_sign_of_python_3_beside_what_python_2_would_print(sign: str) -> None:
+    printed = "" if "flush" in sign else "print('a'), 1"
+    assert result_of(f"{sign}\n{printed}\nx = 5 / 2\n")["x"] == 2.5
 
 
 def test_quotients_of_numpy_integers_in_python_2() -> None:

@@ -61,3 +61,44 @@ def test_the_sum_of_a_table_overwrites_its_first_element() -> None:
         layer("CAddTable"),
     )
     assert [t.tolist() for t in found] == [[2, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        layer("ELU", alpha=1),
+        layer("Threshold", threshold=0.5, val=-0.5),
+        layer("ReLU6"),
+        layer("Clamp", min_val=-1, max_val=1),
+        layer("Dropout", p=0.5, v2=True, stochastic_inference=False),
+        layer("RReLU", lower=0.1, upper=0.4),
+    ],
+)
+def test_the_input_becomes_the_output(module: LuaObject) -> None:
+    code = "require 'nn' local m, x = ..., torch.Tensor {-2, 0.25, 7} local y = m:forward(x) return x:equal(y), x[1]"
+    same, first = LuaBridge().execute(code, module)
+    assert (same, first == -2) == (True, False)
+
+
+def test_layers_in_place_share_one_memory() -> None:
+    code = """
+    require 'nn'
+    local x, net = torch.Tensor {-2, 1}, nn.Sequential():add(nn.ReLU(true)):add(nn.MulConstant(3, true))
+    net:forward(x)
+    return x
+    """
+    assert LuaBridge().execute(code).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_gradients_have_the_random_slopes_of_the_forward_pass(inplace: bool) -> None:
+    """It ran again, because the input had changed, with other slopes."""
+    code = """
+    require 'nn'
+    local net, x = nn.Sequential():add((...)), torch.Tensor(20):fill(-1)
+    local y = net:forward(x):clone()
+    return y, net:backward(x, torch.ones(20))
+    """
+    module = fresh("nn.RReLU", "torch.DoubleTensor", inplace=inplace, train=True, lower=0.1, upper=0.4)
+    output, gradient = LuaBridge().execute(code, module)
+    assert gradient.tolist() == [-y for y in output.tolist()]
