@@ -16,7 +16,7 @@ from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.lua.torch7 import run_torch7
-from dpnn_bridge.modules.nn import CAddTable, GModule
+from dpnn_bridge.modules.nn import CAddTable, ConcatTable, GModule
 from dpnn_bridge.modules.nn import GraphNode as N
 from dpnn_bridge.objects import LuaTable
 
@@ -49,6 +49,10 @@ GRAPHS: dict[str, tuple[int, list[N]]] = {
         ],
     ),
     "a list of unknown length": (2, [N(), N((0,)), N((1,), select=1), N((1,), select=2), N((2, 3), "2"), N((4,))]),
+    "a node runs a module instead of selecting": (
+        1,
+        [N(), N((0,)), N((1,), "0", select=1), N((2,), "1", splits=3), N((3,))],
+    ),
     "the output is a list": (2, [N(), N((0,), splits=2)]),
     "two inputs": (2, [N(), N((0,), splits=2), N((1,), select=2), N((1,), select=1), N((2, 3), "2"), N((4,))]),
 }
@@ -89,6 +93,8 @@ def test_a_created_graph_is_written_in_the_form_of_nngraph(name: str) -> None:
     nodes = [node["data"] for node in obj["forwardnodes"].as_list()]
     run = [id(data["module"]) for data in nodes if data.get("module") is not None]
     assert len(run) == len(set(run))
+    followed = {id(node["data"]) for data in nodes for node in data["reverseMap"]}
+    assert followed <= {id(data) for data in nodes}  # nngraph refuses nodes that lead nowhere
     again = to_torch(obj)
     assert all(map(torch.equal, listed(model(x)), listed(again(x))))
     assert {name: p.shape for name, p in model.named_parameters()}.items() <= {
@@ -117,6 +123,43 @@ def test_torch7_computes_what_a_created_graph_computes(name: str, form: str, tmp
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
     for actual, t in zip(listed(to_value(grad)), nested.tensors(x), strict=True):
         torch.testing.assert_close(actual, t.grad, rtol=1e-12, atol=1e-13)
+
+
+def of_three_results(*selected: int) -> GModule:
+    """A graph that adds elements of the list that a module returns, whose length no node states."""
+    branches = ConcatTable(*(nn.Linear(4, 4) for _ in range(3)))
+    nodes = [N(), N((0,), "0"), *(N((1,), select=k) for k in selected), N((2, 3), "1"), N((4,))]
+    return GModule(branches, CAddTable(), nodes=nodes)
+
+
+def test_a_list_of_unknown_length_is_written_without_one() -> None:
+    """A length of 2, the last element that is used, was stated: Torch7 refused the list of three."""
+    model, x = of_three_results(2, 1), torch.randn(2, 4)
+    obj = to_lua(model)
+    assert all("nSplitOutputs" not in node["data"] for node in obj["forwardnodes"].as_list())
+    assert torch.equal(to_torch(obj)(x), model(x))
+
+
+@pytest.mark.torch7
+def test_torch7_runs_a_list_of_unknown_length(tmp_path: Path) -> None:
+    model, x = of_three_results(2, 1).double(), torch.randn(2, 4).double()
+    write_t7(tmp_path / "graph.t7", to_lua(model))
+    script = "require 'nngraph' local path, input = ... return torch.load(path):forward(input)"
+    found = run_torch7(script, str(tmp_path / "graph.t7"), lua_value(x), program=os.environ["DPNN_TORCH7"])
+    torch.testing.assert_close(listed(to_value(found)), [model(x).detach()], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "inputs", "unused"),
+    [
+        ([N(), N((0,), select=1), N((0,), select=2), N((1, 2), "1"), N((3,))], 3, "3 of 3"),
+        ([N(), N((0,)), N((0,), "0"), N((1, 2)), N((3,), select=2), N((4,))], 1, "1 of 2"),
+        ([N(), N((0,)), N((0,), "0"), N((1, 2)), N((3,), select=1), N((4,))], 1, "2 of 2"),
+    ],
+)
+def test_lists_of_known_length_are_used_completely(nodes: list[N], inputs: int, unused: str) -> None:
+    with pytest.raises(ConversionError, match=f"element {unused} has no effect on the output"):
+        to_lua(GModule(nn.Linear(4, 4), CAddTable(), nodes=nodes, num_inputs=inputs))
 
 
 @pytest.mark.parametrize("first", [[N(select=2), N((0,), "0")], [N(), N((0,), select=2), N((1,), "0")]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,7 +41,7 @@ class GraphNode:
 
 
 def written_nodes(
-    nodes: Sequence[GraphNode], input_node: int, output_node: int, *, is_new: bool, torch7: bool
+    nodes: Sequence[GraphNode], input_node: int, output_node: int, *, is_new: bool, num_inputs: int
 ) -> tuple[list[GraphNode], int, int]:
     """Return nodes that nngraph can run, and the positions of the input and output node.
 
@@ -54,12 +54,13 @@ def written_nodes(
         input_node: position of the node whose value is the input.
         output_node: position of the node whose value is the output.
         is_new: whether the graph was created in Python; nodes on which its output does not depend are omitted.
-        torch7: whether Torch7 will run the graph: a list from which elements are selected needs its length, which is
-            the last selected element unless a node states it.
+        num_inputs: number of inputs of the graph.
     """
+    if is_new:  # a node that runs a module does not select
+        nodes = [node if node.module is None else replace(node, select=None, splits=None) for node in nodes]
     kept = _needed(nodes, input_node, output_node) if is_new else [*range(len(nodes))]
     uses = Counter(source for i in kept for source in nodes[i].inputs)
-    lists = _Lists(nodes, kept, input_node) if is_new else None
+    lists = _Lists(nodes, kept, input_node, num_inputs) if is_new else None
     made: list[GraphNode] = []
     position: dict[int, int] = {}  # of the node with the value of each given node
 
@@ -88,24 +89,14 @@ def written_nodes(
         else:
             position[i] = add(node)
     end = position[output_node]
-    if not made[end].is_plain or uses[output_node] or output_node == input_node:
+    if not made[end].is_plain or output_node == input_node:
         end = add(GraphNode((end,)))
     if is_new:
         left = _needed(made, start, end)  # without nodes of which only elements were used
         new = {i: k for k, i in enumerate(left)}
         made = [replace(made[i], inputs=tuple(new[k] for k in made[i].inputs)) for i in left]
         start, end = new[start], new[end]
-    return _with_lengths(made) if torch7 else made, start, end
-
-
-def _with_lengths(nodes: list[GraphNode]) -> list[GraphNode]:
-    last: dict[int, int] = {}
-    for node in nodes:
-        if node.select is not None:
-            last[node.inputs[0]] = max(last.get(node.inputs[0], 0), node.select)
-    return [
-        replace(node, splits=last[i]) if i in last and node.splits is None else node for i, node in enumerate(nodes)
-    ]
+    return made, start, end
 
 
 def _needed(nodes: Sequence[GraphNode], input_node: int, output_node: int) -> list[int]:
@@ -121,10 +112,10 @@ def _needed(nodes: Sequence[GraphNode], input_node: int, output_node: int) -> li
 class _Lists:
     """The lists of a graph from which nodes select elements; nodes that pass a list on are resolved."""
 
-    def __init__(self, nodes: Sequence[GraphNode], kept: Sequence[int], input_node: int) -> None:
+    def __init__(self, nodes: Sequence[GraphNode], kept: Sequence[int], input_node: int, num_inputs: int) -> None:
         self._nodes = nodes
         self._source: dict[int, int] = {}  # the node that has the value of each node first
-        self._length: dict[int, int] = {}  # of the value that a node has first, where a node states it
+        self._length: dict[int, int] = {}  # of the value that a node has first, where it is known
         self.used: set[int] = set()  # nodes that first have a value of which elements are selected
         self._split: dict[int, int] = {}  # position of the added node from which elements of a value are selected
         self._selected: dict[tuple[int, int], int] = {}
@@ -133,7 +124,11 @@ class _Lists:
             passes = node.module is None and node.select is None and len(node.inputs) == 1 and i != input_node
             source = self._source[i] = self._source[node.inputs[0]] if passes else i
             if node.splits is not None:
-                self._length[source] = max(self._length.get(source, 0), node.splits)
+                self._length[source] = node.splits
+            elif i == input_node and num_inputs > 1:
+                self._length[source] = num_inputs
+            elif node.module is None and node.select is None and len(node.inputs) > 1:
+                self._length[source] = len(node.inputs)
             if node.select is not None and i != input_node:
                 self.used.add(self._source[node.inputs[0]])
 
@@ -151,11 +146,14 @@ class _Lists:
 
 def unused_elements(nodes: Sequence[GraphNode]) -> tuple[int, int] | None:
     """Return the 1-based position of an element that no node selects, and the number of elements; None if none."""
-    selected = {(node.inputs[0], node.select) for node in nodes if node.select is not None}
-    for i, node in enumerate(nodes):
-        for k in range(1, (node.splits or 0) + 1):
-            if (i, k) not in selected:
-                return k, node.splits or 0
+    selected: dict[int, set[int]] = defaultdict(set)
+    for node in nodes:
+        if node.select is not None:
+            selected[node.inputs[0]].add(node.select)
+    for i, found in selected.items():
+        length = nodes[i].splits or max(found)
+        if missing := set(range(1, length + 1)) - found:
+            return min(missing), length
     return None
 
 

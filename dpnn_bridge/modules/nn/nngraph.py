@@ -221,7 +221,7 @@ class GModule(Members):
         def to_lua(cls, module: GModule, ctx: LuaContext) -> dict[str, Any]:
             is_new = record_of(module) is None
             nodes, input_node, output_node = written_nodes(
-                module.nodes, module.input_node, module.output_node, is_new=is_new, torch7=ctx.compose
+                module.nodes, module.input_node, module.output_node, is_new=is_new, num_inputs=module.num_inputs
             )
             if ctx.compose and (unused := unused_elements(nodes)):
                 raise ConversionError(
