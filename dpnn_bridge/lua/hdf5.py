@@ -58,8 +58,9 @@ def _without_plugins() -> Iterator[None]:
                 h5py.h5pl.append(folder)
 
 
-#: number of chunks of a data set that is always read, and bytes of the file for each other; HDF5 takes 4 KB for a chunk
-_FEW_CHUNKS, _CHUNK_BYTES = 10_000, 16
+#: number of chunks of a data set that is always read, and the least bytes of the file for each other, its address; HDF5
+#: takes 4 KB of memory for a chunk, also for one that is not stored
+_FEW_CHUNKS, _CHUNK_BYTES = 10_000, 8
 
 
 def _object(opened: Any, path: str) -> Any:
@@ -104,8 +105,8 @@ def _object(opened: Any, path: str) -> Any:
         count = math.prod(-(-n // c) for n, c in zip(current.shape, current.chunks or current.shape, strict=True) if c)
         if count > max(_FEW_CHUNKS, opened.id.get_filesize() // _CHUNK_BYTES):
             raise TorchError(
-                f"hdf5: {path} of {opened.filename} has {count:,} chunks, more than the file can store; write it with "
-                "larger chunks"
+                f"hdf5: {path} of {opened.filename} has {count:,} chunks, more than the file stores; write all of "
+                "them, or larger ones"
             )
         made = current.id.get_create_plist()
         used = {made.get_filter(i)[0] for i in range(made.get_nfilters())}

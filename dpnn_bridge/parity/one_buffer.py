@@ -52,7 +52,7 @@ _COPIES = frozenset(
     f"nn.{name}"
     for name in (
         *("Balance", "CAddTable", "CMaxTable", "CMinTable", "CMulTable", "ChannelDropout", "Dropout"),
-        *("InstanceNormalization", "Narrow", "PCAColorTransform", "Select", "SimpleColorTransform"),
+        *("InstanceNormalization", "Narrow", "PCAColorTransform", "Repeater", "Select", "SimpleColorTransform"),
         *("SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose", "WhiteNoise"),
     )
 ) | {"fbnn.NestedDropout", "onmt.VariationalDropout", "w2nn.ShakeShakeTable"}
@@ -186,6 +186,10 @@ def _copies(module: nn.Module) -> bool:
     if name == "nn.Convert":  # it flattens with a view, and permutes and selects with layers that copy
         source, target = str(module.input_shape), str(module.output_shape)
         return source != target and not (source.startswith("b") and target in ("bf", "bt"))
+    if name == "nn.Copy":
+        return not module.shares
+    if name == "nn.DontCast":
+        return bool(module.castout)
     return name in _COPIES or (name == "nn.Sequencer" and not module.training)
 
 

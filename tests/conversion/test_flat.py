@@ -292,3 +292,65 @@ def test_vector_with_a_temporal_convolution_is_one_storage_again() -> None:
     net = to_lua(moved(flattened(layer, [(layer, "weight"), (layer, "bias")])))
     assert net["weight"].storage is net["bias"].storage
     assert net["weight"].numpy().tolist() == (layer["weight"].numpy() + 100).tolist()
+
+
+def stored_in(storage: LuaStorage, offsets: dict[str, int], *shape: int) -> dict[str, LuaTensor]:
+    return {
+        n: LuaTensor("torch.DoubleTensor", shape, contiguous_strides(shape), o, storage) for n, o in offsets.items()
+    }
+
+
+def normalization(offsets: dict[str, int], size: int) -> Any:
+    storage = LuaStorage("torch.DoubleStorage", size, np.arange(float(size)))
+    options = {"eps": 1e-5, "momentum": 0.1, "affine": True, "train": True}
+    return to_torch(fresh("nn.BatchNormalization", "torch.DoubleTensor", **stored_in(storage, offsets, 2), **options))
+
+
+def test_a_storage_whose_first_elements_are_free_is_not_restored() -> None:
+    """The sizes fit, with the elements that a weight norm computes, but the tensors lie elsewhere."""
+    table = weight_norm(12)
+    linear, norm = table["model"]["modules"].as_list()
+    storage = table["parameters"].storage
+    shifted = LuaStorage("torch.DoubleStorage", storage.size, np.roll(storage.numpy(), 12))
+    for obj, name in [(linear, "weight"), (linear, "bias"), (norm, "v"), (norm, "g"), (norm, "bias")]:
+        t = obj[name]
+        obj.fields[name] = LuaTensor(t.class_name, t.shape, t.stride, t.offset + 12, shifted)
+    norm["modules"][1].fields["bias"] = norm["bias"]
+    expected = [obj[name].numpy().copy() for obj, name in ((linear, "weight"), (norm, "v"), (norm, "g"))]
+    linear, norm = to_lua(to_torch(table["model"]))["modules"].as_list()
+    for value, right in zip((linear["weight"], norm["v"], norm["g"]), expected, strict=True):
+        assert np.array_equal(value.numpy(), right)
+
+
+def test_a_storage_of_two_types_is_not_restored() -> None:
+    model = moved(checkpoint())
+    model[0].float()  # type: ignore[index]
+    layers = to_lua(model)["modules"].as_list()
+    for layer, kind in zip(layers, ("Float", "Double"), strict=True):
+        for name in ("weight", "bias"):
+            assert layer[name].class_name == f"torch.{kind}Tensor"
+            assert layer[name].storage.class_name == f"torch.{kind}Storage"
+
+
+def test_a_vector_of_two_types_has_the_order_of_the_layers() -> None:
+    model: Any = to_torch(
+        fresh("nn.Sequential", "torch.DoubleTensor", *checkpoint()["model"]["modules"].as_list()[::-1])
+    )
+    model[0].float()
+    assert flatten(model).tolist() == [*range(16, 26), *range(16)]
+
+
+def test_two_fields_at_one_place_are_not_taken_for_each_other() -> None:
+    norm = normalization({"weight": 0, "bias": 0, "running_mean": 2, "running_var": 4}, 6)
+    torch.nn.utils.parametrize.register_parametrization(norm, "weight", Times(2.0))
+    written = to_lua(norm)
+    assert written["weight"].numpy().tolist() == norm.weight.tolist()
+    assert written["bias"].numpy().tolist() == norm.bias.tolist() == [0, 1]
+
+
+def test_a_shallow_copy_with_another_buffer_is_written_apart() -> None:
+    norm = normalization({"weight": 0, "bias": 2, "running_mean": 4, "running_var": 6}, 8)
+    other = copy.copy(norm)
+    other._buffers = {**norm._buffers, "running_mean": norm.running_mean + 100}
+    layers = to_lua(torch.nn.Sequential(norm, other))["modules"].as_list()
+    assert [layer["running_mean"].numpy().tolist() for layer in layers] == [[4, 5], [104, 105]]

@@ -257,6 +257,15 @@ def test_errors_name_a_file_with_any_characters(bridge: LuaBridge, tmp_path: Pat
         )
 
 
+def test_a_complete_data_set_of_small_chunks_is_read(bridge: LuaBridge, tmp_path: Path) -> None:
+    """In the shortest form a chunk takes its elements and an address."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        file.create_dataset("x", data=np.arange(24_000, dtype="u1"), chunks=(2,))
+    read = bridge.execute("return require('hdf5').open(..., 'r'):read('x'):all()", str(tmp_path / "x.h5"))
+    assert len(read) == 24_000
+
+
 def many_chunks(h5py: Any, file: Any) -> None:
     """Memory for each chunk is 4 KB, although no element is stored."""
     file.create_dataset("x", (1 << 20,), "u1", chunks=(1,))

@@ -17,10 +17,10 @@ from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import fresh, lua_value
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
-from dpnn_bridge.modules.dpnn import Convert
+from dpnn_bridge.modules.dpnn import Convert, DontCast
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable, JustElement, JustTable
-from dpnn_bridge.modules.rnn import Sequencer
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.modules.rnn import Repeater, Sequencer
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 from dpnn_bridge.parity import check_module
 
 
@@ -132,6 +132,9 @@ def test_a_result_of_another_size_is_not_undefined() -> None:
         (Same(), Verdict.KNOWN),
         (Convert("bf", "bf"), Verdict.KNOWN),
         (Convert("fb", "bf"), Verdict.DIFFERENT),  # in Torch7 an nn.Transpose, which copies
+        (DontCast(nn.Identity(), False), Verdict.KNOWN),
+        (DontCast(nn.Identity(), True), Verdict.DIFFERENT),
+        (nn.Sequential(Repeater(nn.Identity(), 1), JustElement()), Verdict.DIFFERENT),
         (nn.Sequential(JustTable(), Sequencer(nn.Identity()), JustElement()), Verdict.KNOWN),
         (nn.Sequential(JustTable(), Sequencer(nn.Identity()), JustElement()).eval(), Verdict.DIFFERENT),
     ],
@@ -141,6 +144,24 @@ def test_a_layer_between_may_pass_on_the_result(between: nn.Module, expected: Ve
     shared, x = nn.Linear(4, 4), torch.randn(4, 4).double()
     model = nn.Sequential(shared, between, shared).double()
     assert verdict(model, x, torch.randn(4, 4).double()) == expected
+
+
+@pytest.mark.parametrize(("forced", "expected"), [(False, Verdict.KNOWN), (True, Verdict.DIFFERENT)])
+def test_a_copy_that_is_forced_is_no_pass(forced: bool, expected: Verdict) -> None:
+    """Without forceCopy, the object has functions of its own, which return their arguments."""
+    functions = {} if forced else {"updateOutput": LuaFunction(b""), "updateGradInput": LuaFunction(b"")}
+    between = to_torch(lua("nn.Copy", output=torch.empty(0).double(), **functions))
+    shared, x = nn.Linear(4, 4).double(), torch.randn(4, 4).double()
+    assert verdict(nn.Sequential(shared, between, shared), x, torch.randn(4, 4).double()) == expected
+
+
+@pytest.mark.parametrize(("output", "expected"), [("bchw", Verdict.KNOWN), ("bhwc", Verdict.DIFFERENT)])
+def test_images_whose_dimensions_are_reordered_are_copied(output: str, expected: Verdict) -> None:
+    """:class:`Convert` writes an nn.Transpose."""
+    fields = {"kW": 3, "kH": 3, "dW": 1, "dH": 1, "padW": 1, "padH": 1, "ceil_mode": False, "divide": True}
+    pool = to_torch(lua("nn.SpatialAveragePooling", **fields))
+    model = nn.Sequential(pool, Convert("bchw", output), pool).double()
+    assert verdict(model, torch.rand(1, 4, 4, 4).double(), torch.randn(1, 4, 4, 4).double()) == expected
 
 
 def test_an_inplace_layer_of_torch7_overwrites_the_result() -> None:

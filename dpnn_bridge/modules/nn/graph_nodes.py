@@ -123,14 +123,14 @@ class _Lists:
             node = nodes[i]
             passes = node.module is None and node.select is None and len(node.inputs) == 1 and i != input_node
             source = self._source[i] = self._source[node.inputs[0]] if passes else i
-            if node.splits is not None:
+            if node.select is not None and i != input_node:
+                self.used.add(self._source[node.inputs[0]])
+            elif node.splits is not None:
                 self._length[source] = node.splits
             elif i == input_node and num_inputs > 1:
                 self._length[source] = num_inputs
-            elif node.module is None and node.select is None and len(node.inputs) > 1:
+            elif node.module is None and len(node.inputs) > 1:
                 self._length[source] = len(node.inputs)
-            if node.select is not None and i != input_node:
-                self.used.add(self._source[node.inputs[0]])
 
     def selected(self, i: int, position: dict[int, int], add: Callable[[GraphNode], int]) -> int:
         """Return the position of the node that selects the element which node ``i`` selects; add it the first time."""
