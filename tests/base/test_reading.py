@@ -23,6 +23,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.base import reading, regular
 from dpnn_bridge.base.checksum import sha256_of
+from dpnn_bridge.base.shards import versions_of
 from dpnn_bridge.base.writing import open_output
 from dpnn_bridge.errors import DpnnBridgeError, FileAccessError, NotT7Error
 from dpnn_bridge.files.converting import data_difference
@@ -283,3 +284,31 @@ def test_an_error_of_the_disk_names_the_file_that_was_opened(tmp_path: Path, mon
         patch.setattr(source.os, "fstat", fail)
         with pytest.raises(OSError, match=r"m\.t7"):
             source.FileSource(tmp_path / "m.t7")
+
+
+def test_a_change_that_keeps_size_and_time_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"aaaa")
+    before, status = versions_of(file), file.stat()
+    file.write_bytes(b"bbbb")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert versions_of(file) != before
+
+
+def test_versions_of_two_inputs_hold_together(tmp_path: Path) -> None:
+    """As while one input is read within the other."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"1")
+    second.write_bytes(b"2")
+    with reading.one_version(versions_of(first)), reading.one_version(versions_of(second)):
+        reading.open_input(first).close()
+        first.write_bytes(b"333")
+        with pytest.raises(DpnnBridgeError, match="changed"):
+            reading.open_input(first)
+
+
+def test_a_compressed_input_is_one_version(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.t7", nn.Linear(2, 2))
+    (tmp_path / "m.t7.gz").write_bytes(gzip.compress((tmp_path / "m.t7").read_bytes()))
+    dpnn_bridge.convert(tmp_path / "m.t7.gz", tmp_path / "m.pt")
+    assert (tmp_path / "m.pt").exists()

@@ -8,7 +8,8 @@ import pytest
 
 from dpnn_bridge import to_torch
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.modules.nn.overwriting import _is_idle as is_idle
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 TEXT = "\x1b[31m\u202e"
 POOLING = {"kT": 2, "kH": 2, "kW": 2, "dT": 2, "dH": 2, "dW": 2}
@@ -49,6 +50,8 @@ FLAGS: list[tuple[str, dict[str, Any], str, Any]] = [
     ("nn.L1Penalty", {"l1weight": 1, "provideOutput": 1}, "provide_output", False),
     ("nn.FeatureLPPooling", {"width": 2, "stride": 1, "power": 2, "batch_mode": 0}, "batch_mode", False),
     ("nn.HingeEmbeddingCriterion", {"margin": 1, "sizeAverage": 1}, "reduction", "sum"),
+    ("nn.Copy", {"dontCast": 0, "output": LuaTensor.empty("torch.DoubleTensor")}, "dont_cast", True),
+    ("nn.ReinforceBernoulli", {}, "stochastic", None),
 ]
 
 
@@ -58,3 +61,27 @@ FLAGS: list[tuple[str, dict[str, Any], str, Any]] = [
 def test_a_number_is_a_flag_as_in_torch7(name: str, fields: dict[str, Any], attribute: str, expected: Any) -> None:
     """Lua takes 0 as true, a comparison with ``true`` takes every number as false, C functions take 0 as false."""
     assert getattr(to_torch(LuaObject(name, LuaTable(fields.items()))), attribute) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "flag", "expected"),
+    [
+        (
+            "nn.SpatialFractionalMaxPooling",
+            {"poolSizeW": 2, "poolSizeH": 2, "outW": 2, "outH": 2},
+            "newRandomPool",
+            "FixedFractionalMaxPool2d",
+        ),
+        ("nn.Dropout", {"p": 0.5, "v2": True, "flag": True}, "lazy", "LazyDropout"),
+    ],
+)
+def test_a_number_chooses_the_module_as_true_does(name: str, fields: dict[str, Any], flag: str, expected: str) -> None:
+    numbered, true, false = (to_torch(LuaObject(name, LuaTable({**fields, flag: v}))) for v in (0, True, False))
+    assert type(numbered).__name__ == type(true).__name__ == expected
+    assert type(false).__name__ != expected
+
+
+def test_a_dropout_of_version_two_is_idle_in_evaluation_also_if_its_version_is_a_number() -> None:
+    fields = {"p": 0.5, "inplace": True, "train": False}
+    idle = [is_idle(LuaObject("nn.Dropout", LuaTable({**fields, "v2": v2}))) for v2 in (0, True, False)]
+    assert idle == [True, True, False]
