@@ -8,7 +8,7 @@ from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.parity.buffers import storages
 from dpnn_bridge.parity.experiment import Experiment, Outcome
-from dpnn_bridge.parity.restored import is_restored
+from dpnn_bridge.parity.in_place import is_restored
 
 
 def discard_aliased(experiment: Experiment, outcome: Outcome, notes: list[str]) -> None:

@@ -28,9 +28,9 @@ from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.buffers import changed_inside, is_filled, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults, compare_output
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
+from dpnn_bridge.parity.in_place import is_restored
 from dpnn_bridge.parity.layers import Calls, Given, Node, object_of, recorded, tree
 from dpnn_bridge.parity.lua_layers import compare_field, input_after_forward, returns_field
-from dpnn_bridge.parity.restored import is_restored
 from dpnn_bridge.parity.seeds import manual_seed
 
 #: identifies a comparison: number of the layer in the tree, or -1 for the complete model, and name of the comparison

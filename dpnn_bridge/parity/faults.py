@@ -14,10 +14,10 @@ from dpnn_bridge.compare.differences import Difference, Tolerance, compare, comp
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.parity.accepted import accept_known
+from dpnn_bridge.parity.in_place import IN_PLACE, may_share_memory, of_torch7
 from dpnn_bridge.parity.influence import Changes, Unused, changes
 from dpnn_bridge.parity.layers import repeated_modules, tree
 from dpnn_bridge.parity.one_buffer import OneBuffer
-from dpnn_bridge.parity.restored import RESTORED, restoring_modules, with_restored_inputs
 
 #: accepted difference of Torch7's result from a run with Torch7's buffers, relative to the tolerance
 _ROUNDED = 10
@@ -100,10 +100,10 @@ class Faults:
         several = repeated_modules(model)
         self._used_again = {id(m) for m in several}
         self.faulty_modules = self._find()
-        self._restores = bool(restoring_modules(model))
+        self._shares_memory = may_share_memory(model)
         self._unused = None
         with suppress(Exception):  # a module of a plugin that cannot be copied: the order of the calls decides
-            self._unused = Unused(model) if self.faulty_modules or self._restores else None
+            self._unused = Unused(model) if self.faulty_modules or self._shares_memory else None
         self._one_buffer = OneBuffer(self._unused, several) if several and self._unused is not None else None
         self._changes: dict[str, Changes | None] = {}
 
@@ -147,11 +147,11 @@ class Faults:
         return {} if found is None else found
 
     @cached_property
-    def _for_restored_inputs(self) -> dict[str, Difference]:
-        """The comparisons of gradients for the inputs that Torch7's layers restore, by name; empty if unknown."""
-        if not self._restores or self._unused is None or self.run is None:
-            return {}
-        return with_restored_inputs(self._unused, self.run)
+    def _with_memory_of_torch7(self) -> list[dict[str, Difference]]:
+        """The comparisons of gradients from memory that layers change in Torch7, by name; empty if unknown."""
+        if not self._shares_memory or self._unused is None or self.run is None:
+            return []
+        return of_torch7(self._unused, self.run)
 
     def mark(self, differences: Iterable[Difference], order: Mapping[int, int]) -> None:
         """Accept the comparisons of the complete model that a fault affects.
@@ -166,10 +166,10 @@ class Faults:
         for difference in failed:
             owner, name = self._owner(difference.name)
             self.accept(difference, owner, name, order)
-            if not difference.ok and difference.name.startswith("gradParams"):
-                other = self._for_restored_inputs.get(difference.name)
-                if other is not None and other.error <= _ROUNDED * other.tolerance:
-                    accept_known(difference, RESTORED)
+            if not difference.ok and difference.name.startswith("grad"):
+                others = [found[difference.name] for found in self._with_memory_of_torch7 if difference.name in found]
+                if any(other.error <= _ROUNDED * other.tolerance for other in others):
+                    accept_known(difference, IN_PLACE)
 
     def accept(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
         """Accept one comparison if a fault affects it.

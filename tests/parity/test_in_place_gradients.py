@@ -1,9 +1,10 @@
-"""Gradients that Torch7 computes after a layer has restored its input: known, and no other value is."""
+"""Gradients that Torch7 computes from memory that layers in place share with others: known, and no other value is."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.verify import verify
 
 X, G = random(2, 4, seed=5), random(2, 3, seed=6)
-FIRST, LAST = linear(4, 5, seed=1), linear(5, 3, seed=3)
+FIRST, OTHER, LAST = linear(4, 5, seed=1), linear(4, 5, seed=7), linear(5, 3, seed=3)
 
 
 def model(*between: LuaObject) -> LuaObject:
@@ -77,6 +78,78 @@ def test_the_gradients_for_restored_inputs_are_known(chain: str, tmp_path: Path)
 def test_a_layer_that_does_not_compute_in_place_restores_nothing(tmp_path: Path) -> None:
     net, h = model(lua("nn.MulConstant", constant_scalar=3.0, inplace=False)), hidden()
     assert gradients(net, reference(3 * h, h, 3 * ONE), tmp_path) == Verdict.DIFFERENT
+
+
+def test_a_layer_that_reads_its_output_reads_the_sum(tmp_path: Path) -> None:
+    """``nn.CAddTable(true)`` writes the sum of both branches into the output of the first."""
+    (w, b), (v, c) = tensors(FIRST), tensors(OTHER)
+    first, second = (X @ w.T + b).tanh(), X @ v.T + c
+    given = random(2, 5, seed=9)
+
+    def table(read: Tensor) -> LuaTable:
+        back = given * (1 - read * read)
+        values = {"input": X, "output": first + second, "gradOutput": given, "gradInput": back @ w + given @ v}
+        gradients = {"gradParams": [back.T @ X, back.sum(0), given.T @ X, given.sum(0)]}
+        return LuaTable({"mode": "eval", **{n: lua_value(value) for n, value in {**values, **gradients}.items()}})
+
+    branches = lua("nn.ConcatTable", lua("nn.Sequential", FIRST, lua("nn.Tanh"), train=False), OTHER, train=False)
+    net = lua("nn.Sequential", branches, lua("nn.CAddTable", inplace=True), train=False)
+    assert gradients(net, table(first), tmp_path) == Verdict.EQUAL
+    assert gradients(net, table(first + second), tmp_path) == Verdict.KNOWN
+    assert gradients(net, table(first + second + 1e-6), tmp_path) == Verdict.DIFFERENT
+
+
+BRANCHES = """
+require 'nn'
+local name, arguments, last = ...
+torch.manualSeed(1)
+local function branch(...)
+   local s = nn.Sequential():add(nn.Linear(4, 5))
+   for _, m in ipairs {...} do s:add(m) end
+   return s
+end
+local first = nn[name](unpack(arguments))
+local net
+if last == 'CAddTable' then
+   net = nn.Sequential():add(nn.ConcatTable():add(branch(first)):add(branch())):add(nn.CAddTable(true))
+elseif last == 'LeakyReLU' then net = branch(first, nn.LeakyReLU(0.3, true), nn.Linear(5, 3))
+else net = branch(first, nn.MulConstant(3, true), nn.Linear(5, 3)) end
+net:training()
+local before = torch.deserialize(torch.serialize(net))
+local reference = {mode = 'train', input = torch.randn(3, 4)}
+reference.output = net:forward(reference.input):clone()
+reference.gradOutput = reference.output:clone():normal()
+net:zeroGradParameters()
+reference.gradInput = net:backward(reference.input, reference.gradOutput:clone())
+reference.gradParams = select(2, net:parameters())
+return before, reference
+"""
+
+
+@pytest.mark.torch7
+@pytest.mark.parametrize(
+    ("name", "arguments", "last", "expected"),
+    [
+        ("Tanh", [], "CAddTable", Verdict.KNOWN),
+        ("Sigmoid", [], "CAddTable", Verdict.KNOWN),
+        ("Exp", [], "CAddTable", Verdict.KNOWN),
+        ("ELU", [1], "CAddTable", Verdict.KNOWN),
+        ("ReLU", [], "CAddTable", Verdict.EQUAL),
+        ("Tanh", [], "LeakyReLU", Verdict.KNOWN),
+        ("Tanh", [], "MulConstant", Verdict.EQUAL),
+        ("Sigmoid", [], "MulConstant", Verdict.EQUAL),
+    ],
+)
+def test_a_layer_in_place_after_a_layer_that_reads_its_output(
+    name: str, arguments: list[Any], last: str, expected: Verdict, tmp_path: Path
+) -> None:
+    given = LuaTable.from_list(arguments)
+    net, table = run_torch7(BRANCHES, name, given, last, program=os.environ["DPNN_TORCH7"])
+    found = gradients(net, table, tmp_path)
+    assert found in (expected, Verdict.ROUNDING) if expected == Verdict.EQUAL else found == expected
+    first = table["gradParams"].as_list()[0].numpy()
+    first *= 1.001
+    assert gradients(net, table, tmp_path) == Verdict.DIFFERENT
 
 
 SCRIPT = """
