@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 from dpnn_bridge.base.cached import cached_property
@@ -34,6 +35,9 @@ SEVERAL = "dpnn_bridge.Models"
 
 #: first bytes of a binary .t7 file that contains a table, a torch object or a function
 _SERIALIZED = tuple(code.to_bytes(4, "little") for code in (3, 4, 6, 7, 8))
+
+#: number of entries of a field ``modules`` that are looked at, because many objects may share it
+_FIRST_MODULES = 100
 
 #: a name that is a number, as in ``protos.1``
 _INDEX = re.compile("[0-9]{1,16}")
@@ -176,7 +180,8 @@ def looks_like_module(obj: LuaObject) -> bool:
     if obj.class_name.partition(".")[0] in NAMESPACES or "gradInput" in obj or isinstance(obj.get("weight"), LuaTensor):
         return True
     modules = obj.get("modules")
-    return isinstance(modules, LuaTable) and any(isinstance(m, LuaObject) for m in modules.values())
+    first = islice(modules.values(), _FIRST_MODULES) if isinstance(modules, LuaTable) else ()
+    return any(isinstance(m, LuaObject) for m in first)
 
 
 def _is_registered(obj: LuaObject) -> bool:

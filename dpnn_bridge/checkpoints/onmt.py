@@ -6,8 +6,8 @@ from typing import TypeGuard
 
 from dpnn_bridge.objects import LuaObject, LuaTable
 
-#: encoders and decoders from :func:`to_object`: (``id`` of the table, class) -> object
-Parts = dict[tuple[int, str], LuaObject]
+#: encoders and decoders from :func:`to_object`, and their lists of modules: (``id`` of the table, class) -> object
+Parts = dict[tuple[int, str], LuaObject | LuaTable]
 
 
 def to_object(table: LuaTable, parts: Parts | None = None) -> LuaObject | None:
@@ -45,15 +45,23 @@ def _is_part(value: object) -> TypeGuard[LuaTable]:
     return isinstance(value, LuaTable) and all(isinstance(value.get(name), LuaTable) for name in ("args", "modules"))
 
 
-def _part(table: LuaTable, name: str, parts: Parts, depth: int = 0) -> LuaObject:
+def _part(table: LuaTable, name: str, parts: Parts, depth: int = 0) -> LuaObject | LuaTable:
     """Convert an encoder or decoder. Old files do not contain the name of its class; then ``name`` is the class."""
     if (id(table), name) not in parts:
         fields = LuaTable(table.items())
-        modules = table["modules"].as_list()
-        inner = [_part(m, "Encoder", parts, depth + 1) if depth < 2 and _is_part(m) else m for m in modules]
-        fields["modules"] = LuaTable.from_list(inner)
+        fields["modules"] = _modules(table["modules"], parts, depth)
         parts[id(table), name] = LuaObject(f"onmt.{table.get('name', name)}", fields)
     return parts[id(table), name]
+
+
+def _modules(table: LuaTable, parts: Parts, depth: int) -> LuaObject | LuaTable:
+    """Convert the list of an encoder or decoder, which many of them may share."""
+    key = id(table), f"modules {depth}"
+    if key not in parts:
+        modules = table.as_list()
+        inner = [_part(m, "Encoder", parts, depth + 1) if depth < 2 and _is_part(m) else m for m in modules]
+        parts[key] = LuaTable.from_list(inner)
+    return parts[key]
 
 
 def _table(value: object) -> object:

@@ -15,17 +15,15 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import cmp_to_key
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from importlib.util import decode_source, find_spec
 from pathlib import Path
 from types import CodeType
 from typing import Any, TypeGuard
 
-import numpy as np
-
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.python_parser import parse
+from dpnn_bridge.legacy.python2_functions import compared, divided, quotient, sort, sorted_list
 
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
 _METHODS = {"has_key", "iteritems", "iterkeys", "itervalues"}
@@ -286,12 +284,12 @@ def _divide_integers(tree: ast.Module) -> None:
 
 
 def _import(tree: ast.Module, functions: dict[str, Callable[..., Any]]) -> None:
-    """Import functions of this module under other names, after the docstring and imports of ``__future__``."""
+    """Import functions of Python 2 under other names, after the docstring and imports of ``__future__``."""
     first = int(ast.get_docstring(tree) is not None)
     while first < len(tree.body) and _is_future(tree.body[first]):
         first += 1
     names = [ast.alias(function.__name__, name) for name, function in functions.items()]
-    tree.body.insert(first, ast.fix_missing_locations(ast.ImportFrom(__name__, names, 0)))
+    tree.body.insert(first, ast.fix_missing_locations(ast.ImportFrom(compared.__module__, names, 0)))
 
 
 def _compare(tree: ast.Module) -> None:
@@ -335,59 +333,6 @@ def _call(
 ) -> ast.expr:
     name = ast.copy_location(ast.Name(f"_python2_{function.__name__}", ast.Load()), at)
     return ast.copy_location(ast.Call(name, [*arguments], [*keywords]), at)
-
-
-def compared(a: Any, b: Any) -> int:
-    """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2: None is less than numbers, and numbers than other types."""
-    try:
-        return (a > b) - (a < b)
-    except TypeError:
-        first, second = map(_type_order, (a, b))
-        return (first > second) - (first < second)
-
-
-def _type_order(value: Any) -> tuple[int, str]:
-    return (0, "") if value is None else (1, "") if isinstance(value, (int, float)) else (2, type(value).__name__)
-
-
-def sort(values: Any, *arguments: Any, **named: Any) -> Any:
-    """Call ``values.sort``; a list takes ``cmp``, ``key`` and ``reverse``, as in Python 2."""
-    if isinstance(values, list) and type(values).sort is list.sort:
-        return values.sort(**_sorting(*arguments, **named))
-    return values.sort(*arguments, **named)
-
-
-def sorted_list(values: Any, *arguments: Any, **named: Any) -> list[Any]:
-    """Sort with the arguments ``cmp``, ``key`` and ``reverse`` of Python 2."""
-    return sorted(values, **_sorting(*arguments, **named))
-
-
-def _sorting(cmp: Any = None, key: Any = None, reverse: Any = False) -> dict[str, Any]:
-    if cmp is not None:
-        by = cmp_to_key(cmp)
-        return {"key": by if key is None else lambda value: by(key(value)), "reverse": reverse}
-    return {"key": key, "reverse": reverse}
-
-
-def _is_integral(value: Any) -> bool:
-    """Return whether a value is an integer, or a numpy array or scalar of integers."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return np.issubdtype(value.dtype, np.integer)
-    return isinstance(value, int)
-
-
-def quotient(a: Any, b: Any) -> Any:
-    """Return ``a / b`` as in Python 2: quotients of integers are rounded down, also in numpy arrays."""
-    return a // b if _is_integral(a) and _is_integral(b) else a / b
-
-
-def divided(a: Any, b: Any) -> Any:
-    """Return the value that ``a /= b`` assigns in Python 2."""
-    if _is_integral(a) and _is_integral(b):
-        a //= b
-    else:
-        a /= b
-    return a
 
 
 class _Loader(SourceFileLoader):

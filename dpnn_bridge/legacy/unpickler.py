@@ -219,9 +219,12 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         if isinstance(arguments, tuple) and len(arguments) > MAX_DIMENSIONS:
             raise self.refuse(f"a call with {summarized(arguments)}")
 
-    def count_container(self) -> None:
-        """Limit the number of lists, dicts and tuples: one byte creates one, which needs a kilobyte as a table."""
-        self._containers += 1
+    def count_container(self, count: int = 1) -> None:
+        """Limit the number of lists, dicts and tuples: one byte creates one, which needs a kilobyte as a table.
+
+        An object counts as two: a few bytes create one, which gets the constants of its class.
+        """
+        self._containers += count
         if self._containers > self._source.size // BYTES_PER_CONTAINER + SAFE:
             raise self.refuse("more lists, dicts and tuples than a model of its size")
 
@@ -232,6 +235,7 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         self._check_arguments(arguments)
         if function not in (*self._callable.values(), self._new) or not isinstance(arguments, tuple):
             raise self.refuse("a call")
+        self.count_container(2)
         self.stack[-1] = function(*arguments)
 
     def load_newobj(self) -> None:
@@ -243,6 +247,7 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         elif arguments != ():
             raise self.refuse("an object with constructor arguments")
         else:
+            self.count_container(2)
             self.stack[-1] = self._new(cls)
 
     def load_build(self) -> None:

@@ -103,11 +103,11 @@ class Sandbox:
         self.lua_path, self.max_seconds, self.to_stderr = list(lua_path), max_seconds, False
         self.released: list[int] = []
         self._lock = threading.RLock()
-        self._owner = os.getpid()
+        self._owner, self._busy = os.getpid(), False
         self._ended = ""
         self._limited = 0.0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - used until the process ends
-        alive, ours = os.pipe()
+        alive, ours = map(_above_standard, os.pipe())
         held = os.fdopen(ours, "wb")  # nothing is written to it; it closes with this program
         _HELD.add(held)
         try:
@@ -153,6 +153,11 @@ class Sandbox:
         with self._lock:
             if self._ended:
                 raise LuaBridgeError(f"the Lua sandbox has ended: {self._ended}. Create a new bridge")
+            if self._busy:
+                raise LuaBridgeError(
+                    "a call of this Lua sandbox is running in this thread; a handler of signals, a finalizer or a "
+                    "stream for print must use another bridge"
+                )
             if time.monotonic() > self._limited + min(1.0, self.max_seconds):  # not in each request, it takes time
                 self._limit_cpu_time()
             released = list(self.released)
@@ -173,6 +178,7 @@ class Sandbox:
         return encoded(request, self._number)
 
     def _exchange(self, message: list[Any], deadline: float, late: str) -> Any:
+        self._busy = True
         try:
             self._channel.write(message, deadline)
             while True:
@@ -194,6 +200,8 @@ class Sandbox:
         except BaseException:  # such as Ctrl-C: the pending answer would be read as the answer to the next request
             self._end("it was interrupted")
             raise
+        finally:
+            self._busy = False
 
     def _answer(self, deadline: float) -> tuple[str, Any]:
         answer = self._channel.receive(self._remote, deadline)
@@ -295,6 +303,15 @@ if hasattr(os, "register_at_fork"):  # a forked process does not keep the sandbo
     os.register_at_fork(after_in_child=_close_held)
 
 
+def _above_standard(descriptor: int) -> int:
+    """Move a descriptor above those of the standard streams, which the process of a sandbox replaces."""
+    import fcntl
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
 def _end_with(alive: int, pid: int) -> None:
     """Let Linux kill a process when the pipe closes, also where Lua keeps every thread of Python waiting.
 
@@ -327,7 +344,9 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _print(text: str, stream: TextIO) -> None:
+def _print(text: str, stream: TextIO | None) -> None:
+    if stream is None:  # the program runs without a standard output
+        return
     try:
         stream.write(text)
     except UnicodeEncodeError as error:  # the stream's encoding lacks a character

@@ -11,7 +11,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.checkpoints import describe as describing
 from dpnn_bridge.checkpoints.describe import describe
-from dpnn_bridge.checkpoints.find import affordable, candidates
+from dpnn_bridge.checkpoints.find import affordable, candidates, looks_like_module
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.files import checkpoint, model_keys, summary
 from dpnn_bridge.loaders import write_t7
@@ -135,3 +135,22 @@ def test_a_table_that_modules_share_is_searched_once(tmp_path: Path, monkeypatch
     assert (found.vocabulary, found.class_names) == ({}, [])
     assert searched == 2
     assert isinstance(found.model, nn.Sequential)
+
+
+def test_encoders_that_share_a_list_are_converted_with_one_list() -> None:
+    """The copies of the list had the size of the file squared."""
+    modules = LuaTable.from_list([1.0] * 1000)
+    decoder = LuaTable({"args": LuaTable(), "modules": LuaTable()})
+    table = LuaTable.from_list(
+        LuaTable({"encoder": LuaTable({"args": LuaTable(), "modules": modules}), "decoder": decoder}) for _ in range(50)
+    )
+    found = candidates(table)
+    assert len(found) == 50
+    assert len({id(c.obj["encoder"]["modules"]) for c in found}) == 1
+
+
+def test_a_list_that_objects_share_is_not_searched_for_each() -> None:
+    layer = LuaObject("nn.Tanh")
+    near, far = (LuaTable.from_list([*[1.0] * n, layer]) for n in (50, 5000))
+    assert looks_like_module(LuaObject("foo.Bar", LuaTable({"modules": near})))
+    assert not looks_like_module(LuaObject("foo.Bar", LuaTable({"modules": far})))

@@ -33,6 +33,11 @@ STATES += b"0h\2)\x81h\1b" * 400
         pytest.param(b"ctorch\nSize\n]K\1a\x81", "an object with constructor arguments", id="sizes in a list"),
         pytest.param(STATES, "more copies of a dict than any model", id="one state of many objects"),
         pytest.param(
+            b"ctorch.legacy.nn\nTanh\nq\1]q\2(%se" % (b"h\1)\x81" * 20_000),
+            "more lists, dicts and tuples than a model of its size",
+            id="objects of four bytes",
+        ),
+        pytest.param(
             b"ccopy_reg\n_reconstructor\n(ctorch\nSize\nNNtR", "an object of a function", id="object of a function"
         ),
         pytest.param(WEIGHT + b"}X\5\0\0\0shapeK\1sb", "the state of an object", id="state of a tensor"),

@@ -1017,3 +1017,45 @@ def test_a_request_to_a_process_that_has_ended_is_told_from_an_invalid_one() -> 
         channel.send(1, repr)
     with pytest.raises(WireError, match=f"^{wire.ENDED}$"):
         channel.receive(repr)
+
+
+def test_what_replaces_torch_type_counts_as_instructions_of_the_call() -> None:
+    bridge = LuaBridge(sandbox="partial", max_seconds=60, max_instructions=10**6)
+    start = time.monotonic()
+    bridge.execute("torch.type = function() while true do end end return function() end")
+    assert time.monotonic() - start < 30
+    assert bridge.execute("return 1") == 1
+
+
+def test_a_call_within_a_call_of_the_same_thread_is_an_error(shared: LuaBridge) -> None:
+    """The answers changed places."""
+    found: list[Any] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            try:
+                found.append(shared.execute("return 'inner'"))
+            except LuaBridgeError as error:
+                found.append(str(error))
+            return len(text)
+
+    with contextlib.redirect_stdout(Stream()):
+        assert shared.execute("print 'x' return 'outer'") == "outer"
+    assert "a call of this Lua sandbox is running in this thread" in found[0]
+    assert shared.execute("return 'next'") == "next"
+
+
+def test_a_program_without_a_standard_output_prints_nothing(shared: LuaBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert shared.execute("print 'x' return 1") == 1
+
+
+def test_the_pipe_of_a_program_that_closed_its_streams_is_no_stream() -> None:
+    code = """
+import os
+for descriptor in range(3): os.close(descriptor)
+from dpnn_bridge.lua.sandbox import _above_standard
+moved = [_above_standard(descriptor) for descriptor in os.pipe()]
+os._exit(0 if min(moved) > 2 else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

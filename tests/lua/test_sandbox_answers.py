@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,7 +163,8 @@ def test_an_answer_that_cannot_be_encoded_is_an_error_and_the_process_continues(
 
     results: list[Any] = [[object(), torch.zeros(1).expand(1 << 50)], "next"]
     server: Any = Server(SimpleNamespace(), 0)  # type: ignore[arg-type]
-    server.bridge = SimpleNamespace(to_python=lambda _: results.pop(0), kind_of=lambda _: "table", type_of=str)
+    functions = {"to_python": lambda _: results.pop(0), "kind_of": lambda _: "table", "type_of": str}
+    server.bridge = SimpleNamespace(**functions, errors=nullcontext)
     text = b"".join(server._answer("to_python", [None]))[8:]
     assert json.loads(text)["value"]["s"][0] == "error"
     assert not server._values  # the program never gets the first value
