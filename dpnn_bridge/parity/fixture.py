@@ -42,6 +42,7 @@ from dpnn_bridge.parity.gradients import (
     zero_grad,
 )
 from dpnn_bridge.parity.layers import ordered, repeated_modules
+from dpnn_bridge.parity.random_settings import compare_settings
 from dpnn_bridge.parity.seeds import lua_generator
 from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.torch7.draws import torch7_random
@@ -271,10 +272,11 @@ def _compare_after(
     if fields.record_of(module) is None and actual.keys() != expected.keys():  # a module that was written by hand
         shapes = [[b.shape for b in each.values()] for each in (actual, expected)]
         expected = dict(zip(actual, expected.values(), strict=True)) if shapes[0] == shapes[1] else {}
-        return compare("after", actual if expected else {}, expected, tolerance)
+        settings = compare_settings(module, converted, after)
+        return compare("after", actual if expected else {}, expected, tolerance) + settings
     temporary = {name for name in expected if _is_temporary(name, module, expected[name])}
     actual, expected = ({name: b for name, b in each.items() if name not in temporary} for each in (actual, expected))
-    found = compare("after", actual, expected, tolerance)
+    found = compare("after", actual, expected, tolerance) + compare_settings(module, converted, after)
     # if the fixture contains `params`, the parameters were compared already
     parameters = dict(converted.named_parameters()) if not to_value(fixture.get("params")) else {}
     for name, p in module.named_parameters():
