@@ -168,7 +168,7 @@ class Faults:
             self.accept(difference, owner, name, order)
             if not difference.ok and difference.name.startswith("grad"):
                 others = [found[difference.name] for found in self._with_memory_of_torch7 if difference.name in found]
-                if any(other.error <= _ROUNDED * other.tolerance for other in others):
+                if any(other.error <= other.tolerance for other in others):
                     accept_known(difference, IN_PLACE)
 
     def accept(self, difference: Difference, owner: nn.Module, name: str, order: Mapping[int, int] | None) -> None:
