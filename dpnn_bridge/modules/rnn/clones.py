@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.graph import without_entries
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.contexts import TorchContext
-from dpnn_bridge.conversion.fields import grad_field
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+
+#: number of modules of a recurrent module's clones that are compared, because many recurrent modules may share clones
+_MOST_MODULES = 200
 
 
 def clone_of(obj: Any, step: int) -> LuaObject | None:
@@ -23,7 +23,7 @@ def clone_of(obj: Any, step: int) -> LuaObject | None:
 
 
 def note_clones(obj: LuaObject, ctx: TorchContext) -> None:
-    """Add a note if a clone differs from the step module, with which PyTorch computes all steps.
+    """Add a note if a setting of a clone differs from the step module, with which PyTorch computes all steps.
 
     Somebody has changed one of them: Torch7 finds the modules of a model without the clones of the steps.
 
@@ -32,61 +32,39 @@ def note_clones(obj: LuaObject, ctx: TorchContext) -> None:
         ctx: the conversion.
     """
     clones, module = obj.get("sharedClones"), obj.get("recurrentModule")
-    for step, clone in clones.items() if isinstance(clones, LuaTable) else ():
-        for path, here, there in _deviations(module, clone, "", set()):
-            values = "" if isinstance(here, LuaTensor) else f" ({_shown(there)} and {_shown(here)})"
-            ctx.note(
-                f"sharedClones[{step}]{path} differs from recurrentModule{path}{values}; in training Torch7 uses the "
-                "clone for its step, PyTorch uses recurrentModule for all steps"
-            )
-            return
+    steps = islice(clones.items(), _MOST_MODULES) if isinstance(clones, LuaTable) else ()
+    left = _MOST_MODULES
+    for step, clone in steps:
+        stack = [(module, clone, "")]
+        while stack and left:
+            left -= 1
+            here, there, path = stack.pop()
+            if here is there or not isinstance(here, LuaObject) or not isinstance(there, LuaObject):
+                continue
+            if difference := _difference(here, there):
+                ctx.note(
+                    f"sharedClones[{step}]{path}{difference[0]} differs from recurrentModule{path}{difference[0]} "
+                    f"({difference[1]}); in training Torch7 uses the clone for its step, PyTorch uses recurrentModule "
+                    "for all steps"
+                )
+                return
+            inner, other = here.get("modules"), there.get("modules")
+            if isinstance(inner, LuaTable) and isinstance(other, LuaTable):
+                last = min(len(inner), left)
+                stack += [(inner.get(k), other.get(k), f"{path}.modules[{k}]") for k in range(last, 0, -1)]
 
 
-def _deviations(here: Any, there: Any, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield path and values of each setting and parameter in which two Lua objects of one structure differ."""
-    if here is there or (id(here), id(there)) in seen or type(here) is not type(there):
-        return
-    seen.add((id(here), id(there)))
-    if isinstance(here, LuaTable):
-        for key, value in here.items():
-            yield from _deviations(value, there.get(key), f"{path}[{key}]", seen)
-        return
-    if not isinstance(here, LuaObject):
-        return
+def _difference(here: LuaObject, there: LuaObject) -> tuple[str, str] | None:
+    """Return the first setting in which two objects differ, with a dot before it, and its values; None if none does."""
     if here.class_name != there.class_name:
-        yield path, here, there
-        return
+        return "", f"{shortened(there.class_name)} and {shortened(here.class_name)}"
     mapping = registry.find(here)
-    settings = [] if mapping is None else [n for names in mapping.scalars for n in _names(names)]
-    parameters = (
-        {} if mapping is None else {n: s for n, s in mapping.tensors.items() if grad_field(n, s) in here.fields}
-    )
-    skipped = {*settings, *parameters, *(() if mapping is None else mapping.scratch)}
-    for name in settings:
-        a, b = here.get(name), there.get(name)
-        if isinstance(a, (int, float, str)) and isinstance(b, (int, float, str)) and a != b:
-            yield f"{path}.{name}", a, b
-    for name in parameters:
-        a, b = here.get(name), there.get(name)
-        if isinstance(a, LuaTensor) and isinstance(b, LuaTensor) and not _same(a, b):
-            yield f"{path}.{name}", a, b
-    for name, value in here.items():
-        if name not in skipped and isinstance(value, (LuaObject, LuaTable)):
-            yield from _deviations(value, there.get(name), f"{path}.{name}", seen)
-
-
-def _names(names: Any) -> tuple[str, ...]:
-    return names if isinstance(names, tuple) else (names,)
-
-
-def _same(a: LuaTensor, b: LuaTensor) -> bool:
-    if a.storage is b.storage and (a.offset, a.shape, a.stride) == (b.offset, b.shape, b.stride):
-        return True
-    return a.shape == b.shape and np.array_equal(a.numpy(), b.numpy(), equal_nan=True)
-
-
-def _shown(value: Any) -> str:
-    return value.class_name if isinstance(value, LuaObject) else shortened(repr(value))
+    for names in mapping.scalars if mapping is not None else ():
+        for name in names if isinstance(names, tuple) else (names,):
+            a, b = here.get(name), there.get(name)
+            if isinstance(a, (int, float, str)) and isinstance(b, (int, float, str)) and a != b:
+                return f".{name}", f"{shortened(repr(b))} and {shortened(repr(a))}"
+    return None
 
 
 def shared_clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
