@@ -187,7 +187,7 @@ def _copies(module: nn.Module) -> bool:
         source, target = str(module.input_shape), str(module.output_shape)
         return source != target and not (source.startswith("b") and target in ("bf", "bt"))
     if name == "nn.Copy":
-        return not module.shares
+        return not module._shares
     if name == "nn.DontCast":
         return bool(module.castout)
     return name in _COPIES or (name == "nn.Sequencer" and not module.training)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import verify
 from dpnn_bridge.compare.verdict import Verdict
-from dpnn_bridge.conversion import to_torch
+from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import fresh, lua_value
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
@@ -153,6 +153,7 @@ def test_a_copy_that_is_forced_is_no_pass(forced: bool, expected: Verdict) -> No
     between = to_torch(lua("nn.Copy", output=torch.empty(0).double(), **functions))
     shared, x = nn.Linear(4, 4).double(), torch.randn(4, 4).double()
     assert verdict(nn.Sequential(shared, between, shared), x, torch.randn(4, 4).double()) == expected
+    assert to_lua(between).class_name == "nn.Copy"  # it can be written
 
 
 @pytest.mark.parametrize(("output", "expected"), [("bchw", Verdict.KNOWN), ("bhwc", Verdict.DIFFERENT)])

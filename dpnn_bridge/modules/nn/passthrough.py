@@ -62,7 +62,7 @@ class Copy(nn.Module):
     """
 
     like: Tensor
-    shares = True  # whether Torch7's object returns its input; False with forceCopy
+    _shares = True  # whether Torch7's object returns its input; False with forceCopy
 
     def __init__(self, dtype: torch.dtype, dont_cast: bool = False) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Copy(nn.Module):
             output = obj.get("output")
             assert isinstance(output, LuaTensor), "the field 'output', whose type is the output type, is missing"
             module = Copy(torch.from_numpy(output.numpy()[:0]).dtype, is_true(obj.get("dontCast")))
-            module.shares = obj.get("updateOutput") is not None
+            module._shares = obj.get("updateOutput") is not None
             return module
 
         @classmethod
