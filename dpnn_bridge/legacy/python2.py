@@ -121,8 +121,7 @@ def _is_python3(node: ast.AST) -> bool:
     """Return whether a node is syntax that Python 2 does not have, or prints as only the function does."""
     if isinstance(node, ast.Call):
         name = node.func.id if isinstance(node.func, ast.Name) else ""
-        named = {keyword.arg for keyword in node.keywords}
-        return (name == "super" and not node.args) or (name == "print" and bool(named))
+        return (name == "super" and not node.args) or (name == "print" and bool(node.keywords))
     if isinstance(node, ast.arguments):
         every = [*node.posonlyargs, *node.args, *node.kwonlyargs, node.vararg, node.kwarg]
         return bool(node.kwonlyargs or node.posonlyargs or any(a is not None and a.annotation for a in every))

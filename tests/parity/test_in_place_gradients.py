@@ -99,9 +99,22 @@ def test_a_layer_that_reads_its_output_reads_the_sum(tmp_path: Path) -> None:
     assert gradients(net, table(first + second + 1e-6), tmp_path) == Verdict.DIFFERENT
 
 
+#: the end of both programs: a reference for ``net`` in ``mode``, with an input of ``size``
+RECORD = """
+if mode == 'train' then net:training() else net:evaluate() end
+local before = torch.deserialize(torch.serialize(net))
+local reference = {mode = mode, input = torch.randn(size)}
+reference.output = net:forward(reference.input):clone()
+reference.gradOutput = reference.output:clone():normal()
+net:zeroGradParameters()
+reference.gradInput = net:backward(reference.input, reference.gradOutput:clone())
+reference.gradParams = select(2, net:parameters())
+return before, reference
+"""
 BRANCHES = """
 require 'nn'
 local name, arguments, last = ...
+local mode, size = 'train', torch.LongStorage{3, 4}
 torch.manualSeed(1)
 local function branch(...)
    local s = nn.Sequential():add(nn.Linear(4, 5))
@@ -114,15 +127,6 @@ if last == 'CAddTable' then
    net = nn.Sequential():add(nn.ConcatTable():add(branch(first)):add(branch())):add(nn.CAddTable(true))
 elseif last == 'LeakyReLU' then net = branch(first, nn.LeakyReLU(0.3, true), nn.Linear(5, 3))
 else net = branch(first, nn.MulConstant(3, true), nn.Linear(5, 3)) end
-net:training()
-local before = torch.deserialize(torch.serialize(net))
-local reference = {mode = 'train', input = torch.randn(3, 4)}
-reference.output = net:forward(reference.input):clone()
-reference.gradOutput = reference.output:clone():normal()
-net:zeroGradParameters()
-reference.gradInput = net:backward(reference.input, reference.gradOutput:clone())
-reference.gradParams = select(2, net:parameters())
-return before, reference
 """
 
 
@@ -144,7 +148,7 @@ def test_a_layer_in_place_after_a_layer_that_reads_its_output(
     name: str, arguments: list[Any], last: str, expected: Verdict, tmp_path: Path
 ) -> None:
     given = LuaTable.from_list(arguments)
-    net, table = run_torch7(BRANCHES, name, given, last, program=os.environ["DPNN_TORCH7"])
+    net, table = run_torch7(BRANCHES + RECORD, name, given, last, program=os.environ["DPNN_TORCH7"])
     found = gradients(net, table, tmp_path)
     assert found in (expected, Verdict.ROUNDING) if expected == Verdict.EQUAL else found == expected
     first = table["gradParams"].as_list()[0].numpy()
@@ -166,15 +170,6 @@ if container == 'gModule' then net = nn.gModule({x}, {nn.Linear(5, 3)(inside()(n
 elseif container == 'DontCast' then net = nn.DontCast(net, true, true, 'torch.DoubleTensor')
 elseif container == 'Sequencer' then net, size = nn.Sequencer(net), torch.LongStorage{2, 3, 4}
 elseif container == 'Bottle' then net, size = nn.Bottle(net), torch.LongStorage{2, 3, 4} end
-if mode == 'train' then net:training() else net:evaluate() end
-local before = torch.deserialize(torch.serialize(net))
-local reference = {mode = mode, input = torch.randn(size)}
-reference.output = net:forward(reference.input):clone()
-reference.gradOutput = reference.output:clone():normal()
-net:zeroGradParameters()
-reference.gradInput = net:backward(reference.input, reference.gradOutput:clone())
-reference.gradParams = select(2, net:parameters())
-return before, reference
 """
 
 
@@ -184,7 +179,7 @@ return before, reference
 def test_containers_without_a_backward_of_their_own(container: str, mode: str, tmp_path: Path) -> None:
     if (container, mode) == ("Sequencer", "eval"):
         pytest.skip("in evaluation its clones share one buffer, another known fault")
-    net, table = run_torch7(SCRIPT, container, mode, program=os.environ["DPNN_TORCH7"])
+    net, table = run_torch7(SCRIPT + RECORD, container, mode, program=os.environ["DPNN_TORCH7"])
     assert gradients(net, table, tmp_path) == Verdict.KNOWN
     last = table["gradParams"].as_list()[-2].numpy()
     last *= 1.001
