@@ -18,6 +18,7 @@ from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable, GModule
 from dpnn_bridge.modules.nn import GraphNode as N
+from dpnn_bridge.modules.nn.graph_nodes import unused_elements
 from dpnn_bridge.objects import LuaTable
 
 #: number of inputs, nodes; the modules are two linear layers and a sum
@@ -210,3 +211,9 @@ def test_a_file_may_list_a_module_once_that_several_nodes_run(listed: str) -> No
     assert torch.equal(read(x), model(x))
     assert len(list(read.state_dict())) == 2
     assert len(to_lua(read)["modules"].as_list()) == len(modules)
+
+
+def test_a_length_of_any_size_takes_no_time() -> None:
+    nodes = [N(), N((0,), splits=1 << 60), N((1,), select=1), N((2,), "0"), N((3,))]
+    assert unused_elements(nodes) == (2, 1 << 60)
+    assert unused_elements([N(), N((0,), splits=1 << 60)]) == (1, 1 << 60)

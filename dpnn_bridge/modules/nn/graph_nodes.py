@@ -150,10 +150,11 @@ def unused_elements(nodes: Sequence[GraphNode]) -> tuple[int, int] | None:
     for node in nodes:
         if node.select is not None:
             selected[node.inputs[0]].add(node.select)
-    for i, found in selected.items():
-        length = nodes[i].splits or max(found)
-        if missing := set(range(1, length + 1)) - found:
-            return min(missing), length
+    for i, node in enumerate(nodes):
+        length = node.splits or max(selected[i], default=0)
+        missing = next((k for k in range(1, length + 1) if k not in selected[i]), None)
+        if missing is not None:
+            return missing, length
     return None
 
 
