@@ -1,25 +1,30 @@
 """Compute gradients as Torch7 does where a layer that computes in place shares memory with other layers.
 
-- A layer that reads its own output in the backward pass (``nn.Tanh``) reads what a later layer wrote into it.
-- ``nn.MulConstant`` and ``nn.AddConstant`` restore their input at the end of ``updateGradInput``. A layer that reads
-  this memory gets its gradients of parameters later in an ``nn.gModule``, and in all containers without a ``backward``
-  of their own: ``accGradParameters`` then reads the restored values.
+In the backward pass, a layer reads its input or its output from memory. A layer that computes in place may have written
+into this memory after the layer read or wrote it.
+
+``nn.MulConstant`` and ``nn.AddConstant`` restore their input at the end of ``updateGradInput``. A layer that reads this
+memory gets its gradients of parameters later in an ``nn.gModule``, and in all containers without a ``backward`` of
+their own: ``accGradParameters`` then reads the restored values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.objects import LuaObject
+from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Unused
 from dpnn_bridge.parity.layers import is_inplace, lua_name
 
@@ -36,6 +41,34 @@ _BY_OUTPUT: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "Sqrt": lambda _, y, g: torch.where(y == 0, 0, 0.5 * g / y),
     "Tanh": lambda _, y, g: g * (1 - y * y),
 }
+#: classes without parameters that read their input in Torch7
+_BY_INPUT = frozenset(
+    f"nn.{name}"
+    for name in (
+        *(
+            "Abs",
+            "Clamp",
+            "HardShrink",
+            "HardTanh",
+            "LeakyReLU",
+            "Log",
+            "Power",
+            "ReLU",
+            "ReLU6",
+            "SoftShrink",
+            "SoftSign",
+        ),
+        *("Square", "Threshold", "CDivTable", "CMulTable", "DotProduct", "MM", "MV"),
+    )
+)
+#: classes with parameters that read their input from a buffer, in which it is unfolded
+_UNFOLDED = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("SpatialConvolution", "SpatialConvolutionLocal", "SpatialConvolutionMM", "TemporalRowConvolution"),
+        *("VolumetricConvolution", "VolumetricConvolutionMM"),
+    )
+)
 #: reason of a known difference
 IN_PLACE = (
     "Torch7 computes these gradients from memory that a layer which computes in place has changed or restored; in "
@@ -50,9 +83,7 @@ def is_restored(obj: LuaObject) -> bool:
 
 def may_share_memory(model: nn.Module) -> bool:
     """Return whether layers that compute in place may change gradients of a model in Torch7."""
-    in_place = [m for m in model.modules() if is_inplace(m)]
-    restores = any(lua_name(m) in _RESTORE for m in in_place)
-    return restores or (bool(in_place) and any(type(m).__name__ in _BY_OUTPUT for m in model.modules()))
+    return any(map(is_inplace, model.modules()))
 
 
 def of_torch7(unused: Unused, run: Callable[[nn.Module], list[Difference]]) -> list[dict[str, Difference]]:
@@ -78,72 +109,149 @@ def of_torch7(unused: Unused, run: Callable[[nn.Module], list[Difference]]) -> l
 
 
 class _Memory:
-    """Memory into which layers write one after another."""
+    """A storage of Torch7, into which layers write one after another.
+
+    Attributes:
+        values: its elements.
+        written: the layers that wrote into it, with the positions of the elements.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.written: list[tuple[nn.Module, Tensor]] = []
+
+    @cached_property
+    def restored(self) -> Tensor:
+        """What the memory contains after the backward pass."""
+        values = self.values.clone()
+        for module, positions in reversed(self.written):
+            if (restore := _RESTORE.get(lua_name(module))) is not None:
+                values[positions] = restore(module, values[positions])
+        return values
+
+
+class _Part:
+    """The elements of a tensor in the memory of Torch7.
+
+    Attributes:
+        memory: the memory.
+        positions: the positions of the elements, with the shape of the tensor.
+    """
+
+    def __init__(self, memory: _Memory, positions: Tensor) -> None:
+        self.memory, self.positions = memory, positions
+        self._before = len(memory.written)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a layer has written into the memory since."""
+        return len(self.memory.written) > self._before or any(lua_name(m) in _RESTORE for m, _ in self.memory.written)
+
+    def now(self, *, restored: bool) -> Tensor:
+        """Return the elements that are there in the backward pass."""
+        return (self.memory.restored if restored else self.memory.values)[self.positions]
+
+    def write(self, module: nn.Module, values: Tensor) -> None:
+        self.memory.values[self.positions] = values
+        self.memory.written.append((module, self.positions))
+
+
+class _Memories:
+    """The memories of a run: storages of PyTorch -> the positions in Torch7's memory."""
 
     def __init__(self) -> None:
-        self.value: Tensor | None = None
-        self.written_by: list[nn.Module] = []
+        self._places: dict[int, tuple[_Memory, Tensor]] = {}
+        self._kept: list[Tensor] = []  # no two tensors get one storage
 
-    def restored(self, like: Tensor) -> Tensor:
-        """Return what the memory contains after the backward pass, with the shape of a tensor that was there."""
-        if self.value is None:
-            return like
-        value = self.value
-        for module in reversed(self.written_by):
-            if (restore := _RESTORE.get(lua_name(module))) is not None:
-                value = restore(module, value)
-        return value.contiguous().view(like.shape)
+    def part(self, tensor: Tensor) -> _Part:
+        """Return where the elements of a tensor are."""
+        if storage_id(tensor) not in self._places:
+            flat = _all_of(tensor).detach().clone()
+            self._place(tensor, _Memory(flat), torch.arange(flat.numel(), device=tensor.device))
+        memory, positions = self._places[storage_id(tensor)]
+        return _Part(memory, positions.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
 
+    def write(self, module: nn.Module, given: Tensor, output: Tensor) -> None:
+        """Write the output of a layer that computes in place over its input."""
+        part = self.part(given)
+        part.write(module, output.detach())
+        positions = torch.zeros(_all_of(output).numel(), dtype=torch.int64, device=output.device)
+        positions.as_strided(output.shape, output.stride(), output.storage_offset()).copy_(part.positions)
+        self._place(output, part.memory, positions)
 
-class _OfRestoredInput(torch.autograd.Function):
-    """The result of a layer, whose gradients of parameters are those for the restored input."""
-
-    @staticmethod
-    def forward(ctx: Any, module: nn.Module, memory: _Memory, output: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.module, ctx.memory, ctx.inputs = module, memory, inputs
-        return output.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        x, *parameters = ctx.inputs
-        trained = [p for p in parameters if p.requires_grad]
-        with torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            (of_input,) = torch.autograd.grad(ctx.module.forward(x), x, gradients, allow_unused=True)
-            output = _with_statistics_of(x.detach(), ctx.module, ctx.memory.restored(x.detach()))
-            found = torch.autograd.grad(output, trained, gradients, allow_unused=True) if trained else ()
-        of_parameter = dict(zip(map(id, trained), found, strict=True))
-        return None, None, None, of_input, *(of_parameter.get(id(p)) for p in parameters)
+    def _place(self, tensor: Tensor, memory: _Memory, positions: Tensor) -> None:
+        self._places[storage_id(tensor)] = memory, positions
+        self._kept.append(tensor)
 
 
-def _with_statistics_of(read: Tensor, module: nn.Module, restored: Tensor) -> Tensor:
-    """Run a layer on a restored input; a batch normalization in training uses the mean and variance that it computed.
+def _all_of(tensor: Tensor) -> Tensor:
+    """Return all elements of a tensor's storage."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.detach().as_strided((size,), (1,), 0)
+
+
+def _reads_input(module: nn.Module) -> bool:
+    """Return whether the backward pass of a layer reads the input of its forward pass in Torch7."""
+    name = lua_name(module)
+    return not module._modules and (name in _BY_INPUT or (bool(module._parameters) and name not in _UNFOLDED))
+
+
+def _of_output(module: nn.Module, output: _Part, gradient: Tensor) -> list[Tensor] | None:
+    """Return the gradient of a layer that reads its output, if the output has changed."""
+    if not output.is_changed:
+        return None
+    return [_BY_OUTPUT[type(module).__name__](module, output.now(restored=True), gradient)]
+
+
+def _of_input(
+    module: nn.Module, input: Any, parts: list[_Part], restores: bool, gradient: Tensor
+) -> list[Tensor | None] | None:
+    """Return the gradients of a layer that reads its input, if the input has changed.
 
     Args:
-        read: the input of its forward pass.
-        module: the layer.
-        restored: the restored input.
+        module, input: the layer and the input of its forward pass.
+        parts: the tensors of the input in Torch7's memory.
+        restores: whether the gradients of parameters are computed from the restored input.
+        gradient: gradient of its output.
     """
-    if not (isinstance(module, _BatchNorm) and module.training):
-        return module.forward(restored)
-    axes = [i for i in range(read.dim()) if i != 1]
-    variance, mean = torch.var_mean(read, axes, correction=0)
-    return nn.functional.batch_norm(restored, mean, variance, module.weight, module.bias, eps=module.eps)
+    if not any(part.is_changed for part in parts):
+        return None
+
+    def run(given: list[Tensor]) -> Tensor:
+        tensors = iter(given)
+        return module.forward(nested.map_tensors(lambda _: next(tensors), input))
+
+    now, later = ([part.now(restored=late) for part in parts] for late in (False, restores))
+    if isinstance(module, _BatchNorm) and module.training:
+        return _of_normalization(module, input.detach(), now[0], later[0], gradient)
+    of_input = gradients_at(run, now, [], gradient)
+    of_parameters = gradients_at(run, later, list(module.parameters()), gradient)
+    return [*of_input, *of_parameters[len(later) :]]
 
 
-class _OfOwnOutput(torch.autograd.Function):
-    """The output of a layer, whose gradient is computed from what the memory of the output contains then."""
+def _of_normalization(
+    module: _BatchNorm, input: Tensor, now: Tensor, later: Tensor, gradient: Tensor
+) -> list[Tensor | None]:
+    """Return the gradients of a batch normalization in training, with the statistics of its forward pass.
 
-    @staticmethod
-    def forward(ctx: Any, module: nn.Module, memory: _Memory, output: Tensor, input: Tensor) -> Tensor:
-        ctx.module, ctx.memory = module, memory
-        ctx.output = output.clone()
-        return output.clone()
+    Args:
+        module, input: the layer and the input of its forward pass.
+        now, later: what is read for the gradients of the input and of the parameters.
+        gradient: gradient of its output.
+    """
+    axes = [i for i in range(input.dim()) if i != 1]
+    shape = [-1 if i == 1 else 1 for i in range(input.dim())]
+    variance, mean = torch.var_mean(input, axes, correction=0)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        by_output = _BY_OUTPUT[type(ctx.module).__name__]
-        return None, None, None, by_output(ctx.module, ctx.memory.restored(ctx.output), gradients[0])
+    def run(given: list[Tensor]) -> Tensor:
+        return nn.functional.batch_norm(given[0], mean, variance, module.weight, module.bias, eps=module.eps)
+
+    slope, centered = (variance + module.eps).rsqrt().view(shape), now - mean.view(shape)
+    along = (centered * gradient).mean(axes, keepdim=True) * slope.square()
+    of_input = (gradient - gradient.mean(axes, keepdim=True) - centered * along) * slope
+    if module.weight is not None:
+        of_input = of_input * module.weight.detach().view(shape)
+    return [of_input, *gradients_at(run, [later], list(module.parameters()), gradient)[1:]]
 
 
 @contextmanager
@@ -152,33 +260,28 @@ def _one_memory(modules: Iterable[nn.Module], *, restores: bool) -> Iterator[Non
 
     Args:
         modules: all modules.
-        restores: whether layers with parameters read restored inputs.
+        restores: whether gradients of parameters are computed from restored inputs.
     """
-    memories: dict[int, _Memory] = {}
-    kept: list[Tensor] = []  # no two tensors get one storage
+    memories = _Memories()
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
-        given = nested.first_tensor(args)
-        if len(args) != 1 or given is None or not isinstance(output, Tensor):
+        if len(args) != 1 or not isinstance(output, Tensor):
             return output
-        in_place, memory = is_inplace(module), memories.get(storage_id(given))
-        reads_output = given is args[0] and type(module).__name__ in _BY_OUTPUT
-        if not in_place and not reads_output:
-            reads = restores and memory is not None and module._parameters and not module._modules
-            if not reads or given is not args[0]:
-                return output
-            return _OfRestoredInput.apply(module, memory, output.detach(), given, *module.parameters())
-        if memory is None or not in_place:
-            memory = _Memory()
-        if reads_output:
-            output = _OfOwnOutput.apply(module, memory, output.detach(), given)
-        if in_place:
-            memories[storage_id(given)] = memory
-            memory.value = output.detach()
-            memory.written_by.append(module)
-        memories[storage_id(output)] = memory
-        kept.extend((given, output))
-        return output
+        if is_inplace(module):
+            given = nested.first_tensor(args)
+            if given is not None and given.shape == output.shape and storage_id(given) != storage_id(output):
+                memories.write(module, given, output)
+            return output
+        if type(module).__name__ in _BY_OUTPUT and isinstance(args[0], Tensor):
+            result = GivenGradients.apply(lambda gradient: _of_output(module, part, gradient), output, args[0])
+            part = memories.part(result)
+            return result
+        if not _reads_input(module):
+            return output
+        given = list(nested.tensors(args))
+        parts = [memories.part(t) for t in given]
+        compute = partial(_of_input, module, args[0], parts, restores)
+        return GivenGradients.apply(compute, output, *given, *module.parameters())
 
     with ExitStack() as stack:
         for module in modules:

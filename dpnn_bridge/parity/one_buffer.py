@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Summary, Unused, summary
 from dpnn_bridge.parity.layers import is_inplace, lua_name
 
@@ -193,25 +195,9 @@ def _copies(module: nn.Module) -> bool:
     return name in _COPIES or (name == "nn.Sequencer" and not module.training)
 
 
-class _FromInput(torch.autograd.Function):
-    """The result of a module whose gradients are those for the input that is in memory in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, forward: Callable[[Tensor], Tensor], output: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.run, ctx.inputs = forward, inputs
-        return output.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        x, *parameters = ctx.inputs
-        with torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            output = ctx.run(x)
-        trained = [x, *(p for p in parameters if p.requires_grad)]
-        found = dict(
-            zip(map(id, trained), torch.autograd.grad(output, trained, gradients, allow_unused=True), strict=True)
-        )
-        return None, None, *(found.get(id(t)) for t in (x, *parameters))
+def _from_input(module: nn.Module, input: Tensor, gradient: Tensor) -> list[Tensor | None]:
+    """Return the gradients of a module for what the memory of its input contains in the backward pass."""
+    return gradients_at(lambda given: module.forward(*given), [input], list(module.parameters()), gradient)
 
 
 @contextmanager
@@ -244,7 +230,8 @@ def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> 
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
         if lua_name(module) in _USES_INPUT and not module._modules:
-            output = _FromInput.apply(module.forward, output.detach(), args[0], *module.parameters())
+            compute = partial(_from_input, module, args[0])
+            output = GivenGradients.apply(compute, output.detach(), args[0], *module.parameters())
         if module not in several:
             return output
         if lua_name(module) in _USES_OUTPUT:  # autograd has stored the result

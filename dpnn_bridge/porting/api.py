@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import copy
 from functools import partial
 from math import inf
@@ -48,7 +48,7 @@ from dpnn_bridge.porting.search import Search
 from dpnn_bridge.porting.sides import sides_of
 from dpnn_bridge.porting.source import Source
 from dpnn_bridge.porting.tape import Tape, leaves
-from dpnn_bridge.porting.unlike import Unlike
+from dpnn_bridge.porting.unlike import Run, Unlike
 from dpnn_bridge.porting.values import SINGLE, difference
 
 
@@ -229,11 +229,18 @@ class Port:
         check_deterministic(self.model, self.call_source, self.examples[0], "the model")
         check_deterministic(self.target, self.call_target, self.examples[0], "the module")
 
-    def _runs(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def _runs(self) -> tuple[Run, Run]:
         """Return functions that run the source and the target without recording."""
 
-        def runs(module: nn.Module, call: Call) -> Callable[[Any], Any]:
-            return torch.no_grad()(lambda example: call(copy_for_run(module, call), example))
+        def runs(module: nn.Module, call: Call) -> Run:
+            def run(example: Any, *later: Any) -> Any:
+                own = copy_for_run(module, call)
+                result = call(own, example)
+                for other in later:
+                    result = call(own, other)
+                return result
+
+            return torch.no_grad()(run)
 
         return runs(self.model, self.call_source), runs(self.target, self.call_target)
 

@@ -1,4 +1,4 @@
-"""Compare two filled networks again on inputs and biases unlike those of the example, which may hide a difference."""
+"""Compare two filled networks again on inputs, calls and biases unlike the example's, which may hide a difference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from dpnn_bridge.porting.ranges import LARGER, has_other_ranges, has_ranges, mis
 from dpnn_bridge.porting.report import Deviation
 from dpnn_bridge.porting.search import Search
 
-Run = Callable[[Any], Any]
+#: runs a network on inputs, one call after the other, and returns the last result
+Run = Callable[..., Any]
 _OTHER_BIASES = "with these weights, but not with other biases"
 
 
@@ -40,7 +41,7 @@ class Unlike:
         runs: functions that run the source and the target without recording.
         prove: function that compares both networks on an input.
         run_source: function that records the source on an input.
-        notes: inputs that one network does not accept.
+        notes: inputs that one network does not accept, and states that one network does not keep.
     """
 
     search: Search
@@ -62,7 +63,7 @@ class Unlike:
             found = self._on_padding()
         if not single and found is None:
             found = self._on_batch()
-        return found or self._with_other_biases()
+        return found or self._on_next_call() or self._with_other_biases()
 
     def _on_larger_input(self) -> Deviation | None:
         far = differ_on_larger(*self.runs, self.examples[1])
@@ -104,6 +105,22 @@ class Unlike:
                 return self._deviation_on(batch, f"equal for one sample, {hint}")
             why = "returns the outputs of the first one"
         self.notes.append(f"equal for one sample, as in the example; with two samples, the module {why}")
+        return None
+
+    def _on_next_call(self) -> Deviation | None:
+        """Return the deviation on a second call, if both networks keep a state; note if only one of them does."""
+        example = self.examples[1]
+        try:
+            once, again = ([sorted_outputs(run(*calls)) for run in self.runs] for calls in ([example], [example] * 2))
+        except Exception:  # a network that can be called only once
+            return None
+        keeps = [differ(*pair) for pair in zip(once, again, strict=True)]
+        if all(keeps) and differ(*again):
+            why = "equal on the first call, but not on the next one, which starts from the state of the first"
+            return Deviation("", "", "", f"{why}; compare how both networks keep their state")
+        if any(keeps) and not all(keeps):
+            one, other = ("the source", "the module") if keeps[0] else ("the module", "the source")
+            self.notes.append(f"{one} continues from the state of the call before, {other} does not")
         return None
 
     def _deviation_on(self, example: Any, when: str) -> Deviation | None:

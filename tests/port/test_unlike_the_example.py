@@ -322,3 +322,37 @@ def test_an_output_of_all_samples_is_found_with_one_sample(reduced: Callable[...
     report = dpnn_bridge.port(source, target, torch.randn(1, 3))
     assert report.first is not None
     assert "but not for a batch of two" in report.first.reason
+
+
+class Stateful(nn.Module):
+    """An LSTM that a user wrote, which continues from parts of its last state: h, c, both or none."""
+
+    def __init__(self, keeps: str) -> None:
+        super().__init__()
+        self.rnn, self.keeps, self.state = nn.LSTM(3, 4), keeps, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, (h, c) = self.rnn(x, self.state)
+        if self.keeps:
+            self.state = h * ("h" in self.keeps), c * ("c" in self.keeps)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("remember", "keeps", "reason", "note"),
+    [
+        ("both", "hc", "", ""),
+        ("both", "h", "not on the next one, which starts from the state of the first", ""),
+        ("both", "", "", "the source continues from the state of the call before, the module does not"),
+        ("neither", "hc", "", "the module continues from the state of the call before, the source does not"),
+        ("neither", "", "", ""),
+    ],
+)
+def test_a_state_that_both_networks_keep_is_compared(remember: str, keeps: str, reason: str, note: str) -> None:
+    torch.manual_seed(0)
+    source = SeqLSTM(3, 4)
+    source.remember(remember)
+    report = dpnn_bridge.port(source, Stateful(keeps), randn(5, 2, 3))
+    assert report.equal is not bool(reason), report
+    assert reason in (report.first.reason if report.first else "")
+    assert [n for n in report.notes if "state" in n] == [note] * bool(note)
