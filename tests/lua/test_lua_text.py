@@ -14,6 +14,8 @@ pytest.importorskip("lupa")
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 #: one character of Latin-1, some beyond it, and on Linux bytes that are no UTF-8
 NAMES = ["ü", "日本", "a✓b", *([os.fsdecode(b"\xff\xfe")] if sys.platform == "linux" else [])]
 

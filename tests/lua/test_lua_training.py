@@ -14,6 +14,8 @@ pytest.importorskip("lupa")
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 LAYERS = """
     require 'nn'
     local function layer(name, forward, backward)

@@ -14,6 +14,8 @@ from dpnn_bridge import convert, load, write_t7
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 MEAN = """
 require 'nn'
 my = my or {}

@@ -19,6 +19,8 @@ from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.sandbox import Sandbox
 from dpnn_bridge.lua.state import Host, LuaState
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 SECRET = "return 'secret'"
 
 #: each gives what it got at; FOLDER holds secret.lua, data.t7 and path, BYTECODE is a compiled function

@@ -15,6 +15,8 @@ from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.modules.rnn import LSTM, SeqLSTM, Sequencer
 from dpnn_bridge.modules.rnn.memory import at_sequence_start
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 COUNTER = """
 require 'nn'
 local Counter, parent = torch.class('nn.Counter', 'nn.Module')

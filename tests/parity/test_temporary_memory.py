@@ -17,6 +17,8 @@ from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.experiment import Experiment
 from dpnn_bridge.parity.verification import Verification
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 LAYERS = """
 require 'nn'
 my = my or {}

@@ -16,6 +16,8 @@ from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.parity.new_memory import new_memory
 
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
 #: writes the first column of `scratch` and the first elements of `larger`; computes `derived` from all elements of
 #: `scratch`; writes all elements of `written`
 LAYER = """
