@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -196,7 +195,7 @@ def _reads_input(module: nn.Module) -> bool:
     return not module._modules and (name in _BY_INPUT or (bool(module._parameters) and name not in _UNFOLDED))
 
 
-def _of_output(module: nn.Module, output: _Part, gradient: Tensor) -> list[Tensor] | None:
+def _of_output(module: nn.Module, output: _Part, gradient: Tensor) -> list[Tensor | None] | None:
     """Return the gradient of a layer that reads its output, if the output has changed."""
     if not output.is_changed:
         return None
@@ -204,15 +203,15 @@ def _of_output(module: nn.Module, output: _Part, gradient: Tensor) -> list[Tenso
 
 
 def _of_input(
-    module: nn.Module, input: Any, parts: list[_Part], restores: bool, gradient: Tensor
+    module: nn.Module, input: Any, parts: list[_Part], gradient: Tensor, *, restores: bool
 ) -> list[Tensor | None] | None:
     """Return the gradients of a layer that reads its input, if the input has changed.
 
     Args:
         module, input: the layer and the input of its forward pass.
         parts: the tensors of the input in Torch7's memory.
-        restores: whether the gradients of parameters are computed from the restored input.
         gradient: gradient of its output.
+        restores: whether the gradients of parameters are computed from the restored input.
     """
     if not any(part.is_changed for part in parts):
         return None
@@ -267,21 +266,30 @@ def _one_memory(modules: Iterable[nn.Module], *, restores: bool) -> Iterator[Non
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
         if len(args) != 1 or not isinstance(output, Tensor):
             return output
-        if is_inplace(module):
-            given = nested.first_tensor(args)
-            if given is not None and given.shape == output.shape and storage_id(given) != storage_id(output):
+        given, in_place = nested.first_tensor(args), is_inplace(module)
+        by_output = type(module).__name__ in _BY_OUTPUT
+        if in_place or by_output:
+            if args[0] is given and (by_output or lua_name(module) in _BY_INPUT):  # in place, input and output are one
+
+                def of_own(gradient: Tensor) -> list[Tensor | None] | None:
+                    if by_output:
+                        return _of_output(module, own, gradient)
+                    return _of_input(module, given, [own], gradient, restores=False)
+
+                output = GivenGradients.apply(of_own, output, given)
+            if in_place and given is not None and given.shape == output.shape:
                 memories.write(module, given, output)
+            own = memories.part(output)
             return output
-        if type(module).__name__ in _BY_OUTPUT and isinstance(args[0], Tensor):
-            result = GivenGradients.apply(lambda gradient: _of_output(module, part, gradient), output, args[0])
-            part = memories.part(result)
-            return result
         if not _reads_input(module):
             return output
-        given = list(nested.tensors(args))
-        parts = [memories.part(t) for t in given]
-        compute = partial(_of_input, module, args[0], parts, restores)
-        return GivenGradients.apply(compute, output, *given, *module.parameters())
+        tensors = list(nested.tensors(args))
+        parts = [memories.part(t) for t in tensors]
+
+        def gradients(gradient: Tensor) -> list[Tensor | None] | None:
+            return _of_input(module, args[0], parts, gradient, restores=restores)
+
+        return GivenGradients.apply(gradients, output, *tensors, *module.parameters())
 
     with ExitStack() as stack:
         for module in modules:
