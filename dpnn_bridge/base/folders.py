@@ -263,15 +263,30 @@ class Terminated(KeyboardInterrupt):
 def clean_up_on_signals() -> Iterator[None]:
     """Remove incomplete files on signals that end the program, then raise, so that ``finally`` blocks run.
 
-    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`. If Python ignores the exception, because the signal
-    came during a finalizer (``__del__``), it is raised again at the end of the ``with`` block. Signals for which the
+    SIGINT raises KeyboardInterrupt, the others :class:`Terminated`, see :func:`raise_ignored`. Signals for which the
     program has its own handlers are not changed. In other threads than the main thread, no signal is changed.
     """
-    global _ignored
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         found = {number: signal.getsignal(number) for number in _SIGNALS}
         previous = {n: h for n, h in found.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
+    with raise_ignored() if previous else nullcontext():
+        for number in previous:
+            signal.signal(number, _end)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def raise_ignored() -> Iterator[None]:
+    """Raise the exception of a signal at the end of the ``with`` block if Python ignored it.
+
+    Python ignores it if the signal comes during a finalizer (``__del__``).
+    """
+    global _ignored
     hook = sys.unraisablehook
 
     def remember(error: sys.UnraisableHookArgs) -> None:
@@ -281,10 +296,7 @@ def clean_up_on_signals() -> Iterator[None]:
         else:
             hook(error)
 
-    if previous:
-        sys.unraisablehook = remember
-    for number in previous:
-        signal.signal(number, _end)
+    sys.unraisablehook = remember
     try:
         try:
             yield
@@ -293,11 +305,8 @@ def clean_up_on_signals() -> Iterator[None]:
             raise
         _raise_again()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        if previous:
-            sys.unraisablehook = hook
-            _ignored = None
+        sys.unraisablehook = hook
+        _ignored = None
 
 
 def _raise_again() -> None:

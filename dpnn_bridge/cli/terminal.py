@@ -28,7 +28,7 @@ from dpnn_bridge.base.boundary import as_package_error
 from dpnn_bridge.base.display import LONGEST_LINE, printable, printable_lines, shortened
 from dpnn_bridge.base.file_set import FileSet
 from dpnn_bridge.base.folder_locks import keep_folders_of
-from dpnn_bridge.base.folders import Terminated
+from dpnn_bridge.base.folders import Terminated, raise_ignored
 from dpnn_bridge.base.reading import DISK_ERRORS
 from dpnn_bridge.base.remote import input_place, location_of
 from dpnn_bridge.base.shards import shards_of
@@ -83,7 +83,7 @@ class ReportingCommand(click.Command):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with errors_as_lines(ctx.info_name or ""):
+        with errors_as_lines(ctx.info_name or ""), raise_ignored():
             return super().invoke(ctx)
 
 

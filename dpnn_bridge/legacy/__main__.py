@@ -52,8 +52,11 @@ def main() -> int:
     except SyntaxError as error:
         return _print(printable_lines("".join(traceback.format_exception_only(error)).rstrip()), 1)
     sys.argv[:] = arguments
-    sys.path[0] = str(script.resolve().parent)
-    translate_imports(script.resolve() if script.is_dir() else Path(sys.path[0]))
+    folder = script.resolve().parent
+    if getattr(sys.flags, "safe_path", False):  # python -P, since 3.11, has not added a folder that this one replaces
+        sys.path.insert(0, "")
+    sys.path[0] = str(folder)
+    translate_imports(script.resolve() if script.is_dir() else folder)
     if code is None:
         runpy.run_path(str(script), run_name="__main__")
     else:

@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+from collections import UserList
 from functools import cmp_to_key
+from types import BuiltinMethodType
 from typing import Any
 
 import numpy as np
 
 
 def compared(a: Any, b: Any) -> int:
-    """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2: None is less than numbers, and numbers than other types."""
+    """Return -1, 0 or 1, as ``cmp(a, b)`` of Python 2: None is less than numbers, and numbers than other types.
+
+    Objects with ``__cmp__`` decide themselves. Lists and tuples are compared element by element, and dicts by their
+    sizes, then by the smallest key that differs and its value.
+    """
+    for one, other, sign in ((a, b, 1), (b, a, -1)):
+        if (decides := getattr(type(one), "__cmp__", None)) is not None:
+            result = sign * int(decides(one, other))
+            return (result > 0) - (result < 0)
+    if isinstance(a, (list, tuple)) and type(a) is type(b):
+        pairs = (compared(*pair) for pair in zip(a, b, strict=False))
+        return next(filter(None, pairs), compared(len(a), len(b)))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return compared(len(a), len(b)) or _compared_dicts(a, b)
     try:
-        return (a > b) - (a < b)
+        return bool(a > b) - bool(a < b)
     except TypeError:
         first, second = map(_type_order, (a, b))
         return (first > second) - (first < second)
 
 
+def _compared_dicts(a: dict[Any, Any], b: dict[Any, Any]) -> int:
+    """Compare dicts of equal size."""
+    keys = [
+        min((k for k in one if k not in other or compared(one[k], other[k])), key=cmp_to_key(compared), default=None)
+        for one, other in ((a, b), (b, a))
+    ]
+    return compared(*keys) or (compared(a[keys[0]], b[keys[1]]) if keys[0] in a else 0)
+
+
 def _type_order(value: Any) -> tuple[int, str]:
-    return (0, "") if value is None else (1, "") if isinstance(value, (int, float)) else (2, type(value).__name__)
+    number = isinstance(value, (int, float, np.number, np.bool_))
+    return (0, "") if value is None else (1, "") if number else (2, type(value).__name__)
 
 
 def sort(values: Any, *arguments: Any, **named: Any) -> Any:
-    """Call ``values.sort``; a list takes ``cmp``, ``key`` and ``reverse``, as in Python 2."""
-    if isinstance(values, list) and type(values).sort is list.sort:
-        return values.sort(**_sorting(*arguments, **named))
-    return values.sort(*arguments, **named)
+    """Call ``values.sort``; that of a list takes ``cmp``, ``key`` and ``reverse``, as in Python 2."""
+    method = values.sort
+    if getattr(method, "__func__", None) is UserList.sort:
+        method = values.data.sort
+    if method is list.sort:
+        sorted_values, *arguments = arguments
+        return list.sort(sorted_values, **_sorting(*arguments, **named))
+    if isinstance(method, BuiltinMethodType) and isinstance(method.__self__, list):
+        return method(**_sorting(*arguments, **named))
+    return method(*arguments, **named)
 
 
 def sorted_list(values: Any, *arguments: Any, **named: Any) -> list[Any]:

@@ -178,8 +178,8 @@ class Sandbox:
         return encoded(request, self._number)
 
     def _exchange(self, message: list[Any], deadline: float, late: str) -> Any:
-        self._busy = True
         try:
+            self._busy = True
             self._channel.write(message, deadline)
             while True:
                 kind, content = self._answer(deadline)

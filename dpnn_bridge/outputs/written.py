@@ -35,6 +35,7 @@ class Written:
         added: names, in the file, of modules that the model lacks.
         dynamic: the dynamic axes of the input.
         options: other options of the format with which the file was written.
+        network: the network of PyTorch in the file, if ``run`` runs its export to Torch7.
     """
 
     tensors: dict[str, Tensor]
@@ -50,6 +51,7 @@ class Written:
     added: tuple[str, ...] = ()
     dynamic: Dynamic | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    network: nn.Module | None = None
 
 
 class GraphNode(NamedTuple):

@@ -34,7 +34,7 @@ from dpnn_bridge.outputs.py.settings import Pair, accepts_more, constants
 from dpnn_bridge.outputs.verification import traceable
 from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits, comparing
-from dpnn_bridge.parity.exported import NOTE, loaded
+from dpnn_bridge.parity.exported import NOTE, compare_with_network, loaded
 from dpnn_bridge.parity.folded import compare_elements, compare_folded
 from dpnn_bridge.parity.layer_results import compare_results, input_of
 from dpnn_bridge.parity.named_layers import NamedLayers, failed
@@ -97,6 +97,10 @@ def compare_converted(
     _compare_modules(layers, module, written, program=format.program)
     with nullcontext() if written.faster else without_faster(), comparing(running):
         compare_results(layers, source, written, subject.table, path, export)
+    network, export_of = (written.network, written.modules.get("")) if written.network else (subject.network, module)
+    if network is not None and export_of is not None and source.value is not None:
+        network = network.to(next(_devices(module), torch.device("cpu")), dtype).train(module.training)
+        result.whole += compare_with_network(network, export_of, source.value, running)
     if written.modules and not result.differences:  # a model without tensors, and without an input
         result.whole.append(Difference("classes and settings", 0.0, 0.0))
     if format.program:
@@ -155,6 +159,7 @@ def _open(
     if format.rebuilt:
         other = loaded(path, subject.options, subject.key, module)
         export = subject.as_exported(other, module) if subject.obj is not None else None
+        network = None if export is None else other
         other = relocate((export or other).to(next(_devices(module), torch.device("cpu")), dtype))
         modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
@@ -174,7 +179,8 @@ def _open(
         created = dict(other.named_modules(remove_duplicate=False))
         added = tuple(name for name in created if name not in names)
         note = NOTE if export is not None else ""
-        return Written(other.state_dict(), run=run, modules=created, modes=modes, added=added, note=note)
+        tensors = other.state_dict()
+        return Written(tensors, run=run, modules=created, modes=modes, added=added, note=note, network=network)
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     check_readable(path)
     return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module, subject.key)

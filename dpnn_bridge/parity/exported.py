@@ -7,20 +7,28 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.compare import nested
+from dpnn_bridge.compare.differences import Difference, Tolerance, compare
+from dpnn_bridge.compare.memory import copied
+from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, to_lua, to_lua_assuming
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.parametrized import parametrizations
 from dpnn_bridge.conversion.placeholder import Placeholder
-from dpnn_bridge.errors import ConversionError, ModelNotFoundError
+from dpnn_bridge.errors import ConversionError, ConversionLimitError, ModelNotFoundError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.modules.several import Models
+from dpnn_bridge.parity.bounded import RunLimits
 
 #: note for the report, after the name of the file
 NOTE = "has layers of PyTorch. The layers of its export to Torch7 were compared"
+#: accepted relative difference of the outputs of a network and its export, which may add up in another order
+ROUNDING = Tolerance(1e-10, 1e-4)
 #: numbers of dimensions that an input of a layer may have
 DIMENSIONS = range(1, 6)
 
@@ -71,6 +79,36 @@ def as_exported(module: nn.Module, torch7: nn.Module, value: Any, options: Optio
         if most == len(layers):
             break
     return best
+
+
+def compare_with_network(network: nn.Module, export: nn.Module, value: Any, running: RunLimits) -> list[Difference]:
+    """Compare the output of a network of PyTorch with the output of its export: both are in the mode of the run.
+
+    Of a tuple, only the first part is compared if the export returns one tensor: a recurrent layer returns its state
+    too. The comparison is empty if the network draws random numbers or does not accept the input.
+    """
+    before = torch.get_rng_state()
+    outputs = []
+    with torch.random.fork_rng(), torch.no_grad(), full_precision():
+        for module in (network, export):
+            own = copied(module)
+            try:
+                with running(own):
+                    outputs.append(own(nested.copied(value)))
+            except ConversionLimitError:
+                raise
+            except Exception:  # the comparison of the layers reports the error
+                return []
+        if not torch.equal(before, torch.get_rng_state()):
+            return []
+    expected, found = outputs
+    if isinstance(expected, tuple) and isinstance(found, Tensor):
+        expected = expected[0]
+    if isinstance(expected, Tensor) and isinstance(found, Tensor):
+        if expected.squeeze().shape == found.squeeze().shape:  # Torch7 has no tensors without dimensions
+            found = found.reshape(expected.shape)
+        found = found.to(expected)
+    return compare("output of the network in PyTorch", found, expected, ROUNDING)
 
 
 def _exports(module: nn.Module, value: Any, options: Options) -> Iterator[nn.Module]:

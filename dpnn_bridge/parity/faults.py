@@ -13,6 +13,7 @@ from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.faults import Fault
+from dpnn_bridge.conversion.lua_class import ParameterSite
 from dpnn_bridge.parity.accepted import accept_known
 from dpnn_bridge.parity.in_place import IN_PLACE, may_share_memory, of_torch7
 from dpnn_bridge.parity.influence import Changes, Unused, changes
@@ -161,6 +162,8 @@ class Faults:
             order: ``id(module)`` -> position of its last call in the order in which calls of all modules ended.
         """
         failed = [d for d in differences if not d.ok]
+        vars(self).pop("_sites", None)  # the run may have added modules
+        vars(self).pop("_by_name", None)
         if failed and self.faulty_modules:
             self.faulty_modules = self._find()  # the run may have added clones (nn.MapTable)
         for difference in failed:
@@ -247,18 +250,25 @@ class Faults:
             self._changes[fault.reason] = found
         return self._changes[fault.reason]
 
+    @cached_property
+    def _sites(self) -> list[ParameterSite]:
+        return list(registry.parameters(self.model))
+
+    @cached_property
+    def _by_name(self) -> dict[str, nn.Module]:
+        return dict(self.model.named_modules())
+
     def _owner(self, name: str) -> tuple[nn.Module, str]:
         """Return the module and the name of the result for a comparison of the complete model."""
         kind, _, rest = name.partition("[")
         if kind in ("params", "gradParams") and rest:
-            sites = list(registry.parameters(self.model))
             number = int(rest.partition("]")[0])
-            if number <= len(sites):
-                owner, field, spec = sites[number - 1]
+            if number <= len(self._sites):
+                owner, field, spec = self._sites[number - 1]
                 return owner, kind if kind == "params" else fields.grad_field(field, spec)
         if name.startswith(("after.", "params.")):
             kind, _, path = name.partition(".")
-            owner = dict(self.model.named_modules()).get(path.rpartition(".")[0], self.model)
+            owner = self._by_name.get(path.rpartition(".")[0], self.model)
             return owner, "output" if kind == "after" else kind
         return self.model, kind.partition(".")[0]
 

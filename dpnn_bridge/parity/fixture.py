@@ -339,9 +339,8 @@ def floating_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def random_numbers(module: nn.Module, fixture: LuaTable) -> AbstractContextManager[Any]:
     """Return a context manager in which random modules use Torch7's random numbers, from ``after`` or the seed."""
     after, seed = fixture.get("after"), fixture.get("seed")
-    known = after is not None
-    if known and seed is not None:
-        noisy = noisy_modules(module, after)
-        repeated = {id(m) for m in repeated_modules(module)}  # `after` has the numbers of their last use only
-        known = bool(noisy) and not noisy & repeated
+    noisy = noisy_modules(module, after)
+    # `after` has the numbers of their last use only
+    repeated = {id(m) for several in repeated_modules(module) for m in several.modules()} if noisy else set()
+    known = not noisy & repeated and bool(noisy or seed is None)
     return replayed(module, after) if known else torch7_random(seed, lua_generator(module))

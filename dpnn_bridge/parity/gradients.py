@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.display import printable, shortened
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare, compare_tensor, mismatch
 from dpnn_bridge.conversion import registry
@@ -64,7 +65,7 @@ def compare_gradients(
         finite = e[e.isfinite()]
         size = float(finite.abs().max()) if len(finite) else 0.0
         largest[owner] = max(largest.get(owner, tolerance.floor), size)
-    found = []
+    found, combined = [], _Combined(sites, expected, memory)
     for i, (owner, grad, e) in enumerate(zip(owners, grads, expected, strict=True)):
         if not isinstance(e, Tensor):
             found += compare(f"gradParams[{i + 1}]", grad, e, tolerance)
@@ -73,39 +74,75 @@ def compare_gradients(
         difference = compare_tensor(f"gradParams[{i + 1}]", grad, e, allowed)
         found.append(difference)
         if not difference.ok:
-            sharing = [j for j, site in enumerate(sites) if _parameter(site) is _parameter(sites[i])]
-            same_shape = [j for j in sharing if isinstance(expected[j], Tensor) and expected[j].shape == e.shape]
-            parts = {memory[j] if memory else j: expected[j] for j in same_shape}
-            total = _joined(sites, i, expected)
-            if total is None and len(parts) > 1:
-                total = torch.stack([*parts.values()]).sum(0)
+            total = combined.of(i)
             if total is not None and compare_tensor("sum", grad, total, allowed).ok:
                 accept_known(difference, SHARED)
     return found
 
 
-def _joined(sites: Sequence[ParameterSite], i: int, expected: Sequence[Tensor]) -> Tensor | None:
-    """Combine the gradients of clones by the rule of their class; None if there is no rule or only one module."""
-    owner, name, _ = sites[i]
-    clones = [site[0] for site in sites if site[1] == name and _parameter(site) is _parameter(sites[i])]
-    if len(clones) < 2:
-        return None
-    gradients: dict[str, list[Tensor]] = {}
-    for (module, field, _), gradient in zip(sites, expected, strict=True):
-        if any(module is clone for clone in clones):
-            gradients.setdefault(field, []).append(gradient)
-    return registry.mapping_of(owner).joined_gradient(owner, name, gradients)
+class _Combined:
+    """The gradients of parameters that several modules share, each combined from Torch7's gradients of these modules.
+
+    Args:
+        sites: the parameters.
+        expected: Torch7's gradients.
+        memory: their positions in memory, or empty.
+    """
+
+    def __init__(self, sites: Sequence[ParameterSite], expected: Sequence[Any], memory: Sequence[Any]) -> None:
+        self._sites, self._expected, self._memory = sites, expected, memory
+        self._known: dict[tuple[int, str, torch.Size], Tensor | None] = {}
+
+    @cached_property
+    def _uses(self) -> list[list[int]]:
+        """The positions of each parameter in the list of all parameters."""
+        tensors = [get_tensor(owner, spec.attribute) for owner, _, spec in self._sites]
+        groups: dict[int, list[int]] = {}
+        for i, tensor in enumerate(tensors):
+            groups.setdefault(id(tensor), []).append(i)
+        return [groups[id(tensor)] for tensor in tensors]
+
+    @cached_property
+    def _of_owner(self) -> dict[int, list[int]]:
+        """The positions of the parameters of each module."""
+        positions: dict[int, list[int]] = {}
+        for i, (owner, _, _) in enumerate(self._sites):
+            positions.setdefault(id(owner), []).append(i)
+        return positions
+
+    def of(self, i: int) -> Tensor | None:
+        """Return the combined gradient of a parameter; None if no other module has the parameter."""
+        uses = self._uses[i]
+        if len(uses) < 2:
+            return None
+        key = uses[0], self._sites[i][1], self._expected[i].shape
+        if key not in self._known:
+            total = self._joined(i)
+            self._known[key] = self._sum(i) if total is None else total
+        return self._known[key]
+
+    def _joined(self, i: int) -> Tensor | None:
+        """Combine the gradients of clones by the rule of their class; None if there is no rule or only one module."""
+        owner, name, _ = self._sites[i]
+        clones = [self._sites[j][0] for j in self._uses[i] if self._sites[j][1] == name]
+        if len(clones) < 2:
+            return None
+        gradients: dict[str, list[Tensor]] = {}
+        for j in sorted({j for clone in clones for j in self._of_owner[id(clone)]}):
+            gradients.setdefault(self._sites[j][1], []).append(self._expected[j])
+        return registry.mapping_of(owner).joined_gradient(owner, name, gradients)
+
+    def _sum(self, i: int) -> Tensor | None:
+        shape, expected = self._expected[i].shape, self._expected
+        same = [j for j in self._uses[i] if isinstance(expected[j], Tensor) and expected[j].shape == shape]
+        parts = {self._memory[j] if self._memory else j: expected[j] for j in same}
+        return torch.stack([*parts.values()]).sum(0) if len(parts) > 1 else None
 
 
 def memory_of(table: Any) -> list[Any]:
     """Return storage and offset of each tensor in a Lua list, and the ID of other elements."""
     elements = table.as_list() if isinstance(table, LuaTable) else []
     return [(id(e.storage), e.offset) if isinstance(e, LuaTensor) else id(e) for e in elements]
-
-
-def _parameter(site: ParameterSite) -> Tensor | None:
-    owner, _, spec = site
-    return get_tensor(owner, spec.attribute)
 
 
 def shaped_like(tensors: list[Tensor], expected: Any) -> list[Tensor]:

@@ -34,11 +34,11 @@ _RESTORE: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 #: class that reads its output in Torch7 -> function of the module, its output and the gradient: the gradInput
 _BY_OUTPUT: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
-    "ELU": lambda module, y, g: torch.where(y <= 0, g * (y + module.alpha), g),
-    "Exp": lambda _, y, g: g * y,
-    "Sigmoid": lambda _, y, g: g * (1 - y) * y,
-    "Sqrt": lambda _, y, g: torch.where(y == 0, 0, 0.5 * g / y),
-    "Tanh": lambda _, y, g: g * (1 - y * y),
+    "nn.ELU": lambda module, y, g: torch.where(y <= 0, g * (y + module.alpha), g),
+    "nn.Exp": lambda _, y, g: g * y,
+    "nn.Sigmoid": lambda _, y, g: g * (1 - y) * y,
+    "nn.Sqrt": lambda _, y, g: torch.where(y == 0, 0, 0.5 * g / y),
+    "nn.Tanh": lambda _, y, g: g * (1 - y * y),
 }
 #: classes without parameters that read their input in Torch7
 _BY_INPUT = frozenset(
@@ -119,6 +119,11 @@ class _Memory:
         self.values = values
         self.written: list[tuple[nn.Module, Tensor]] = []
 
+    def write(self, module: nn.Module, positions: Tensor, values: Tensor) -> None:
+        self.values[positions] = values
+        self.written.append((module, positions))
+        vars(self).pop("restored", None)
+
     @cached_property
     def restored(self) -> Tensor:
         """What the memory contains after the backward pass."""
@@ -151,8 +156,7 @@ class _Part:
         return (self.memory.restored if restored else self.memory.values)[self.positions]
 
     def write(self, module: nn.Module, values: Tensor) -> None:
-        self.memory.values[self.positions] = values
-        self.memory.written.append((module, self.positions))
+        self.memory.write(module, self.positions, values)
 
 
 class _Memories:
@@ -199,7 +203,7 @@ def _of_output(module: nn.Module, output: _Part, gradient: Tensor) -> list[Tenso
     """Return the gradient of a layer that reads its output, if the output has changed."""
     if not output.is_changed:
         return None
-    return [_BY_OUTPUT[type(module).__name__](module, output.now(restored=True), gradient)]
+    return [_BY_OUTPUT[lua_name(module)](module, output.now(restored=True), gradient)]
 
 
 def _of_input(
@@ -267,7 +271,7 @@ def _one_memory(modules: Iterable[nn.Module], *, restores: bool) -> Iterator[Non
         if len(args) != 1 or not isinstance(output, Tensor):
             return output
         given, in_place = nested.first_tensor(args), is_inplace(module)
-        by_output = type(module).__name__ in _BY_OUTPUT
+        by_output = lua_name(module) in _BY_OUTPUT
         if in_place or by_output:
             if args[0] is given and (by_output or lua_name(module) in _BY_INPUT):  # in place, input and output are one
 

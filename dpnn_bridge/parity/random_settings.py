@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -37,14 +38,20 @@ def compare_settings(module: nn.Module, converted: nn.Module, after: LuaObject) 
         if other is None or not callable(mapping.replay(layer, obj)):
             continue
         path = ".".join(filter(None, ("after", names.get(id(layer), ""))))
-        if type(other) is not type(layer):
+        if not isinstance(layer, type(other)):
             found.append(_difference(path, type(layer).__name__, type(other).__name__))
             continue
         for attribute in sorted({*mapping.scalars.values(), *mapping.handled(layer)} - _CHANGED):
             value, reference = (getattr(m, attribute, None) for m in (layer, other))
-            if isinstance(value, (bool, int, float, str)) and value != reference:
+            if isinstance(value, (bool, int, float, str)) and not _is_same(value, reference):
                 found.append(_difference(f"{path}.{attribute}", value, reference))
     return found
+
+
+def _is_same(value: Any, reference: Any) -> bool:
+    if type(value) is type(reference) is float:  # such as 0.1 and 1 - 0.9
+        return math.isclose(value, reference, rel_tol=1e-12)
+    return value == reference
 
 
 def _difference(name: str, value: Any, reference: Any) -> Difference:

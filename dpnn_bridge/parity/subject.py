@@ -46,6 +46,7 @@ class Subject:
         obj: Lua object of the model; None for a file of PyTorch.
         table: the reference; empty without one.
         notes: notes of conversions.
+        network: the network of PyTorch, if :meth:`fresh` returned its export to Torch7.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Subject:
         self.path, self.options, self.mode, self.exported = path, options, mode, exported
         self.obj, self.table, self.key = _read(path, reference, key, options, together)
         self.notes: dict[str, None] = {}
+        self.network: nn.Module | None = None
         self._as_saved: list[bool] = []
 
     def fresh(self) -> nn.Module:
@@ -72,7 +74,7 @@ class Subject:
         if self.obj is None and self.exported is not None:
             other = loaded(self.exported, self.options, self.key, module)
             if (export := self.as_exported(module, other)) is not None:
-                module = export
+                self.network, module = module, export
                 self.notes[f"MODEL {NOTE}."] = None
         self._as_saved = [m.training for m in module.modules()]
         _set_mode(module, self.table, self.mode)

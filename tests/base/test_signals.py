@@ -15,11 +15,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from dpnn_bridge.base import atomic, folders
 from dpnn_bridge.base.folders import Terminated, clean_up_on_signals, temporary_folder
 from dpnn_bridge.cli import entry_points
 from dpnn_bridge.cli.lua_prompt import ending_at_once
+from dpnn_bridge.cli.terminal import ReportingCommand
 from dpnn_bridge.cli.torch_import import load_torch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
@@ -194,6 +196,21 @@ def test_a_signal_during_a_finalizer_ends_the_program(effect: Exception | None, 
         with pytest.raises(Terminated):
             write()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_a_finalizer_ends_a_command(number: int, code: int) -> None:
+    """Also where the command has no temporary folder."""
+
+    class Signalled:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    def run() -> None:
+        Signalled()
+
+    result = CliRunner().invoke(ReportingCommand("command", callback=run))
+    assert result.exit_code == code, result.output
 
 
 def test_an_interrupt_that_the_program_catches_is_raised_once() -> None:

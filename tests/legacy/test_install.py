@@ -72,6 +72,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="python -P is new in Python 3.11")
+def test_a_safe_path_keeps_the_first_entry_of_pythonpath(folder: Path) -> None:
+    (folder / "old" / "where.py").write_text("import neighbour, sys; print(neighbour.NAME, sys.path[:2])\n")
+    paths = [str(Path(__file__).parents[2]), str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "dpnn_bridge.legacy", folder / "old" / "where.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        check=False,
+    )
+    assert done.stdout == f"beside it {[str(folder / 'old'), paths[0]]}\n", done.stderr
+
+
 def test_a_script_runs_unchanged(folder: Path, run: Run) -> None:
     ran = run("old/convert.py", str(LENET), cwd=folder)
     assert ran.returncode == 0, ran.stderr
@@ -208,6 +222,20 @@ def test_a_quotient_of_python_2(head: str, quotient: float) -> None:
         ("x = [1, 3, 2]; x.sort(None, None, True); print x", "[3, 2, 1]\n"),
         ("print sorted([1, 3, 2], cmp, None, True)", "[3, 2, 1]\n"),
         ("print cmp(None, 1), cmp(1, 'a'), cmp('a', None), cmp((1, 2), (1, 1))", "-1 -1 1 1\n"),
+        (
+            "import numpy\nf = numpy.float64\nprint cmp(f(1), f(2)), cmp(numpy.float32(3), 2), cmp(f(1), None)",
+            "-1 1 1\n",
+        ),
+        ("import torch\nx = torch.ones(2)\nx[0] = 3\nprint cmp(x[0], x[1]), cmp(x[1], x[0])", "1 -1\n"),
+        ("print cmp((1, None), (1, 2)), cmp([1, 'a'], [1, 2]), cmp([1], [1, 2])", "-1 1 -1\n"),
+        ("print cmp({}, {1: 2}), cmp({1: 1}, {1: 2}), cmp({1: 1}, {2: 1}), cmp({1: 1}, {1: 1})", "-1 -1 -1 0\n"),
+        ("class Own:\n    def __cmp__(self, other): return 7\nprint cmp(Own(), 1), cmp(1, Own())", "1 -1\n"),
+        (
+            "class A(list):\n    def by(self): super(A, self).sort(lambda a, b: b - a)\nx = A([1, 3])\nx.by()\nprint x",
+            "[3, 1]\n",
+        ),
+        ("from UserList import UserList\nx = UserList([1, 3])\nx.sort(lambda a, b: b - a)\nprint x", "[3, 1]\n"),
+        ("x = [1, 3, 2]\nlist.sort(x, lambda a, b: b - a)\nprint x", "[3, 2, 1]\n"),
         ("class Own:\n    def sort(self, f): return f(1, 2)\nprint Own().sort(lambda a, b: a + b)", "3\n"),
         ("import torch\nprint torch.tensor([1, 2]).sort(0, True)[0].tolist()", "[2, 1]\n"),
         ("import numpy\nx = numpy.array([[2, 1]])\nx.sort(1)\nprint x.tolist()", "[[1, 2]]\n"),

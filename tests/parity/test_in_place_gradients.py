@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from formula import linear, lua, random
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpnn_bridge import write_t7
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.parity import check_module
 from dpnn_bridge.parity.verify import verify
 
 X, G = random(2, 4, seed=5), random(2, 3, seed=6)
@@ -97,6 +98,33 @@ def test_a_layer_that_reads_its_output_reads_the_sum(tmp_path: Path) -> None:
     assert gradients(net, table(first), tmp_path) == Verdict.EQUAL
     assert gradients(net, table(first + second), tmp_path) == Verdict.KNOWN
     assert gradients(net, table(first + second + 1e-6), tmp_path) == Verdict.DIFFERENT
+
+
+class _Clipped(torch.autograd.Function):
+    """An exponential with another gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.exp()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * ctx.saved_tensors[0].clamp(max=0.1).exp()
+
+
+def test_the_gradient_of_a_users_class_is_its_own() -> None:
+    class Exp(nn.Module):  # the name of a class of nn
+        def forward(self, x: Tensor) -> Tensor:
+            return _Clipped.apply(x)
+
+    x = X.clone().requires_grad_()
+    output = x.exp().relu()
+    output.backward(G := torch.ones_like(output))
+    values = {"input": X, "output": output.detach(), "gradOutput": G, "gradInput": x.grad}
+    table = LuaTable({"mode": "train", **{name: lua_value(value) for name, value in values.items()}})
+    found = check_module(nn.Sequential(Exp(), nn.ReLU(inplace=True)), table).differences
+    assert {d.name: d.verdict for d in found} == {"output": Verdict.EQUAL, "gradInput": Verdict.DIFFERENT}
 
 
 def test_a_layer_reads_what_a_later_layer_writes_over_its_input(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ def test_a_network_that_was_written_by_hand_is_compared_too() -> None:
         assert [name for name, verdict in found.items() if verdict == Verdict.DIFFERENT] == expected
 
 
+def test_a_rounded_probability_and_a_subclass_are_the_same() -> None:
+    class Own(nn.Dropout):
+        pass
+
+    after = lua("nn.Sequential", dropout(1 - 0.9), train=True)
+    for layer in (nn.Dropout(0.1), Own(0.1)):
+        found = verdicts(nn.Sequential(layer).double(), after, output=lua_value(NOISE * X))
+        assert found["output"] == Verdict.EQUAL
+        assert Verdict.DIFFERENT not in found.values()
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "changed"),
     [

@@ -1,0 +1,84 @@
+"""Layers that are used twice: what one in place leaves of earlier results, and random numbers of the last use only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from formula import linear, lua, random
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge import write_t7
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.parity.verify import verify
+from dpnn_bridge.torch7.draws import torch7_random
+
+X = random(3, 4, seed=1)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("off", [0.0, 1e-6])
+def test_a_layer_in_place_that_runs_twice_overwrites_both_inputs(off: float, inside: bool, tmp_path: Path) -> None:
+    first, second = linear(4, 5, seed=2), linear(5, 3, seed=4)
+    relu = lua("nn.ReLU", threshold=0, val=0, inplace=True)
+
+    def net(*layers: LuaObject) -> LuaObject:
+        start = [lua("nn.Sequential", layers[0], train=False)] if inside else [layers[0]]
+        return lua("nn.Sequential", *start, *layers[1:], train=False)
+
+    def after(layer: LuaObject, output: LuaTensor) -> LuaObject:
+        return LuaObject(layer.class_name, LuaTable({**dict(layer.items()), "output": output}))
+
+    w, b, v, c = (torch.from_numpy(layer[name].numpy()) for layer in (first, second) for name in ("weight", "bias"))
+    hidden = (X @ w.T + b).relu()
+    output = (hidden @ v.T + c).relu()
+    left, last = lua_value(hidden + off), lua_value(output)
+    assert isinstance(left, LuaTensor)
+    assert isinstance(last, LuaTensor)
+    used = after(relu, last)
+    ran = net(after(first, left), used, after(second, last), used)
+    ran["output"] = last
+    write_t7(tmp_path / "model.t7", net(first, relu, second, relu))
+    table = {"mode": "eval", "input": lua_value(X), "output": last, "after": ran}
+    write_t7(tmp_path / "ref.t7", LuaTable(table))
+    found = verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7").verdict
+    assert found == (Verdict.DIFFERENT if off else Verdict.EQUAL)
+
+
+@pytest.mark.parametrize("seed", [3, None])
+def test_a_container_with_random_numbers_that_runs_twice(seed: int | None, tmp_path: Path) -> None:
+    dropout = lua("nn.Dropout", p=0.4, v2=True, inplace=False, train=True)
+    block = lua("nn.Sequential", dropout, lua("nn.Tanh"), train=True)
+    net = lua("nn.Sequential", linear(4, 4), block, linear(4, 4, seed=5), block, train=True)
+    write_t7(tmp_path / "model.t7", net)
+    with torch7_random(3):
+        output = dpnn_bridge.load(tmp_path / "model.t7")(X).detach()
+    dropout["noise"] = lua_value(random(3, 4).gt(0).double() / 0.6)  # the noise of the last use
+    table: dict[str, Any] = {"mode": "train", "input": lua_value(X), "output": lua_value(output), "after": net}
+    write_t7(tmp_path / "ref.t7", LuaTable({**table, **({} if seed is None else {"seed": seed})}))
+    found = verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7")
+    assert found.verdict == (Verdict.RANDOM if seed is None else Verdict.EQUAL)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(
+    ("example", "input", "expected"), [((3, 4), (3, 4), Verdict.EQUAL), ((3, 4), (2, 3, 4), Verdict.DIFFERENT)]
+)
+def test_an_export_that_computes_something_else_than_its_network(
+    example: tuple[int, ...], input: tuple[int, ...], expected: Verdict, swapped: bool, tmp_path: Path
+) -> None:
+    """The last dimension of the example is the second one in Torch7, whatever the input."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)).eval()
+    dpnn_bridge.save(tmp_path / "net.pt", net)
+    dpnn_bridge.save(tmp_path / "net.t7", net, input=torch.randn(example))
+    files = [tmp_path / "net.pt", tmp_path / "net.t7"]
+    model, other = reversed(files) if swapped else files
+    result = verify(model, other, input=torch.randn(input))
+    assert result.verdict == expected
+    failed = [d.name for d in result.differences if not d.ok]
+    assert failed == ([] if expected == Verdict.EQUAL else ["output of the network in PyTorch"])
