@@ -52,8 +52,8 @@ def sort(values: Any, *arguments: Any, **named: Any) -> Any:
     if getattr(method, "__func__", None) is UserList.sort:
         method = values.data.sort
     if method is list.sort:
-        sorted_values, *arguments = arguments
-        return list.sort(sorted_values, **_sorting(*arguments, **named))
+        first, *rest = arguments
+        return list.sort(first, **_sorting(*rest, **named))
     if isinstance(method, BuiltinMethodType) and isinstance(method.__self__, list):
         return method(**_sorting(*arguments, **named))
     return method(*arguments, **named)
