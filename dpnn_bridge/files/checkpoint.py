@@ -213,6 +213,8 @@ def _store_entries(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any],
     """Store each entry of a checkpoint table in the attribute that its key indicates."""
     if not isinstance(table, Mapping):  # a list of models and options
         table = dict(enumerate(table, 1))
+    known: dict[int, dict[str, int] | None] = {}  # many entries may be one table
+    are_names, merged = _once(_are_names), set[int]()
     for key, raw in table.items():
         name = str(key)
         value = raw if _OPTIMIZER.search(name) and isinstance(raw, (LuaTable, LuaObject)) else plain(raw)
@@ -220,12 +222,18 @@ def _store_entries(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any],
             continue
         if _OPTIMIZER.search(name) and isinstance(value, (dict, LuaTable, LuaObject)):
             checkpoint.optimizer[name] = value
-        elif _VOCABULARY.match(name) and (tokens := vocabulary_of(value)) and checkpoint.vocabulary in ({}, tokens):
+        elif (
+            _VOCABULARY.match(name)
+            and (tokens := _vocabulary_in(value, known))
+            and checkpoint.vocabulary in ({}, tokens)
+        ):
             checkpoint.vocabulary = tokens
-        elif _CLASSES.search(name) and not checkpoint.class_names and _are_names(value):
-            checkpoint.class_names = value
+        elif _CLASSES.search(name) and not checkpoint.class_names and are_names(value):
+            checkpoint.class_names = [*value]
         elif _OPTIONS.search(name) and isinstance(value, dict):
-            checkpoint.options.update({str(k): v for k, v in value.items()})
+            if id(value) not in merged:
+                checkpoint.options.update({str(k): v for k, v in value.items()})
+            merged.add(id(value))
         elif _MEAN.match(name) and checkpoint.mean is None:
             checkpoint.mean = value
         elif _STD.match(name) and checkpoint.std is None:
@@ -256,18 +264,22 @@ def vocabulary_of(value: Any) -> dict[str, int] | None:
 
     For a list of several vocabularies, such as words and characters, the first one is returned; None for other values.
     """
-    return _vocabulary_in(value, set())
+    return _vocabulary_in(value, {})
 
 
-def _vocabulary_in(value: Any, searched: set[int]) -> dict[str, int] | None:
-    """Return the vocabulary in a table or nested table, or None. Each table is searched once."""
-    if id(value) in searched:
-        return None
-    searched.add(id(value))
+def _vocabulary_in(value: Any, known: dict[int, dict[str, int] | None]) -> dict[str, int] | None:
+    """Return the vocabulary in a table or nested table, or None. Each table is searched once, see ``known``."""
+    if id(value) not in known:
+        known[id(value)] = None  # for a table that contains itself
+        known[id(value)] = _search_vocabulary(value, known)
+    return known[id(value)]
+
+
+def _search_vocabulary(value: Any, known: dict[int, dict[str, int] | None]) -> dict[str, int] | None:
     if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
         return {token: i for i, token in enumerate(value, 1)}
     if isinstance(value, list) and value and all(isinstance(v, (dict, list)) for v in value):
-        return _vocabulary_in(value[0], searched)
+        return _vocabulary_in(value[0], known)
     if not isinstance(value, dict) or not value or isinstance(next(iter(value.values())), Tensor):
         return None
     if all(type(v) is int for v in value.values()):  # not booleans
@@ -276,21 +288,26 @@ def _vocabulary_in(value: Any, searched: set[int]) -> dict[str, int] | None:
         return {v: int(k) for k, v in value.items()}
     for name, inner in value.items():  # {word_to_idx = …, idx_to_word = …}
         is_vocabulary = isinstance(inner, (dict, list)) and _VOCABULARY.match(str(name))
-        if is_vocabulary and (tokens := _vocabulary_in(inner, searched)):
+        if is_vocabulary and (tokens := _vocabulary_in(inner, known)):
             return tokens
     return None
 
 
-def _cached(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that converts a value to plain data and applies ``function``, once for a shared table."""
+def _once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that calls ``function`` once for each object; the caller keeps the objects."""
     results: dict[int, Any] = {}
 
     def result(value: Any) -> Any:
         if id(value) not in results:
-            results[id(value)] = function(_plain_converter(set(), Budget(value))(value))
+            results[id(value)] = function(value)
         return results[id(value)]
 
     return result
+
+
+def _cached(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that converts a value to plain data and applies ``function``, once for a shared table."""
+    return _once(lambda value: function(_plain_converter(set(), Budget(value))(value)))
 
 
 def _from_models(checkpoint: Checkpoint) -> None:

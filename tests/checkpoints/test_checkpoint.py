@@ -14,6 +14,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import load_checkpoint, to_lua, write_t7
 from dpnn_bridge.errors import ModelNotFoundError, OptionError
+from dpnn_bridge.files import checkpoint
 from dpnn_bridge.files.checkpoint import vocabulary_of
 from dpnn_bridge.objects import LuaTable, LuaTensor
 
@@ -134,3 +135,15 @@ def test_nothing_beside_the_models_is_dropped(tmp_path: Path) -> None:
     write_t7(tmp_path / "n.t7", {"norm": {"mean": 1, "std": 2, "scale": 3}})
     found = load_checkpoint(tmp_path / "n.t7")
     assert (found.mean, found.std, found.rest) == (1, 2, {"norm": {"scale": 3}})
+
+
+def test_entries_that_are_one_table_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Any] = []
+    search = checkpoint._search_vocabulary
+    monkeypatch.setattr(checkpoint, "_search_vocabulary", lambda *args: searched.append(args[0]) or search(*args))
+    words = LuaTable({"a": 1, "b": 2.5})  # no vocabulary
+    write_t7(tmp_path / "c.t7", LuaTable({f"{name}{i}": words for name in ("vocab", "config") for i in range(20)}))
+    found = load_checkpoint(tmp_path / "c.t7")
+    assert len(searched) == 1
+    assert (found.vocabulary, found.options) == ({}, {"a": 1, "b": 2.5})
+    assert len(found.rest) == 20
