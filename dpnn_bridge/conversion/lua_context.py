@@ -23,6 +23,7 @@ from dpnn_bridge.conversion.in_lua import link_tensors, with_gradient_in_lua
 from dpnn_bridge.conversion.lua_values import RESULTS, lua_storage, new_tensor, numpy_dtype, strided
 from dpnn_bridge.conversion.parametrized import with_current_weights
 from dpnn_bridge.conversion.placeholder import Placeholder
+from dpnn_bridge.conversion.recurrent_outputs import output_selections
 from dpnn_bridge.conversion.stale import check_settings
 from dpnn_bridge.conversion.stock import StockLayer, computes_weight
 from dpnn_bridge.conversion.stock_classes import stock_class
@@ -78,7 +79,7 @@ class LuaConversion(LuaContext):
         self._tensors: dict[tuple[Any, ...], LuaTensor] = {}
         self._restored: dict[Any, Any] = {}
         self._alive: list[Any] = []
-        self._is_inside, self._in_lua = False, set[int]()
+        self._is_inside, self._in_lua, self._selections = False, set[int](), dict[int, nn.Module]()
         self._firsts: dict[int, int] = {}
         self._copies: dict[tuple[Any, ...], list[nn.Module]] = {}
 
@@ -87,6 +88,7 @@ class LuaConversion(LuaContext):
             return self._objects[id(module)]
         if not self._is_inside:
             return self._convert_model(module)
+        module = self._selections.get(id(module), module)
         try:
             return self._placeholder_object(module) if isinstance(module, Placeholder) else self._convert(module)
         except Exception as error:
@@ -96,7 +98,7 @@ class LuaConversion(LuaContext):
             raise at_layer from error
 
     def _convert_model(self, root: nn.Module) -> LuaObject:
-        self.root, self.inferred = root, None
+        self.root, self.inferred, self._selections = root, None, output_selections(root) if self.compose else {}
         self._decide_types(root)
         self._in_lua, self._firsts = with_gradient_in_lua(root), tensors.firsts_on_memory(root)
         self._is_inside = True
