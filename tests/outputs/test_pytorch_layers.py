@@ -23,7 +23,7 @@ from dpnn_bridge.conversion.customized import check_customized
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.registry import find
 from dpnn_bridge.errors import EXPORT_GUIDE, ConversionError
-from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant, ParallelTable
+from dpnn_bridge.modules.nn import CAddTable, ConcatTable, MulConstant, ParallelTable, SelectTable
 from dpnn_bridge.modules.pytorch.criterion import NEAREST_LOSS
 from dpnn_bridge.modules.pytorch.layers import NEAREST
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -126,7 +126,8 @@ def test_indices_that_torch7_refuses_are_refused(dims: int) -> None:
 # ---------------------------------------------------------------------- one module, two uses
 def twice(layer: nn.Module) -> nn.Module:
     """A net that gives ``layer(x) + layer(x / 2)``."""
-    branches = ConcatTable(layer, nn.Sequential(MulConstant(0.5), layer))
+    used = nn.Sequential(layer, SelectTable(1)) if isinstance(layer, nn.RNNBase) else layer
+    branches = ConcatTable(used, nn.Sequential(MulConstant(0.5), used))
     return nn.Sequential(branches, CAddTable()).train(layer.training)
 
 

@@ -111,13 +111,11 @@ def softmax(module: Any, ctx: LuaContext) -> LuaObject:
     parts, dim, dims = Parts(module, ctx), module.dim, dimensions(module, ctx)
     buffers = {"mininput": LuaTensor.empty(parts.tensor_class)} if name == "SoftMin" else {}
     own = parts(name, **buffers)
-    if dim is not None and dims is not None:
-        dim %= dims
-    if dim is None or (dim, dims) in ((1, 2), (1, 4), (0, 1), (0, 3)):  # dim=None has the same meaning in Torch7
+    position = dim if dim is None or dims is None else dim % dims
+    if dim is None or (position, dims) in ((1, 2), (1, 4), (0, 1), (0, 3)):  # dim=None has the same meaning in Torch7
         return own
     if dim < 0 or dim + 1 == dims:
-        dim = dim - (dims or 0) if dim >= 0 else dim
-        return _moved(parts, dim, -1, parts.bottled(own), from_end=True)
+        return _moved(parts, dim if dim < 0 else -1, -1, parts.bottled(own), from_end=True)
     columns = parts.chain(parts.rows(), parts.swap(1, 2), own, parts.swap(1, 2))
     return _moved(parts, 1, dim + 1, parts.shaped_as_input(columns))
 

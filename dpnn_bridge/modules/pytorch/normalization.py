@@ -77,12 +77,13 @@ def instance_norm(module: Any, ctx: LuaContext) -> LuaObject:
     if module.track_running_stats:
         refuse(module, "track_running_stats=True", "track_running_stats=False and BatchNorm2d can be exported")
     parts, spatial_dims = Parts(module, ctx), int(type(module).__name__[-2])
-    if module.affine:
-        batch = [parts("Unsqueeze", pos=1)] if dimensions(module, ctx) == spatial_dims + 1 else []
-        return parts.shaped_as_input(*batch, *_groups(parts, module.num_features, module.num_features))
     # without affine=True, PyTorch ignores num_features, so the number of channels comes from the input
     channels = [parts.view(-1, sample=spatial_dims), parts("Unsqueeze", pos=2)]
-    return parts.shaped_as_input(*channels, *_normalized(parts, module.eps))
+    layers = [parts.shaped_as_input(*channels, *_normalized(parts, module.eps))]
+    if factors := parts.affine(module.num_features):
+        swap = (parts.swap(-1 - spatial_dims, -1, from_end=True) for _ in range(2))
+        layers += [next(swap), parts.bottled(parts.chain(*factors)), next(swap)]
+    return parts.chain(*layers)
 
 
 # ---------------------------------------------------------------------- over the batch

@@ -188,6 +188,6 @@ def adaptive_pool(module: Any, ctx: LuaContext) -> LuaObject:
     layers = []
     for i, size in enumerate(sizes):
         if size is not None:
-            swap = [parts.swap(3 + i, 2 + count)] if i < count - 1 else []
-            layers += [*swap, last(size), *(parts.swap(3 + i, 2 + count) for _ in swap)]
-    return parts.of_batch(2 + count, *layers) if layers else parts.identity()
+            swaps = [parts.swap(i - count, -1, from_end=True) for _ in range(2 if i < count - 1 else 0)]
+            layers += [*swaps[:1], last(size), *swaps[1:]]
+    return parts.chain(*layers) if layers else parts.identity()

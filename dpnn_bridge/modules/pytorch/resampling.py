@@ -27,8 +27,7 @@ def upsample(module: Any, ctx: LuaContext) -> LuaObject:
     parts, factor, size = Parts(module, ctx), _integer_factor(module), module.size
     if size is None and factor == 1:  # nn raises an error for this factor
         return parts.identity()
-    is_2d = isinstance(module, (nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d))
-    dims = DIMENSIONS.get(module.mode) or dimensions(module, ctx) or (4 if is_2d else None)
+    dims = DIMENSIONS.get(module.mode) or dimensions(module, ctx)
     if module.mode == "nearest" and size is None and factor:
         return _as_images(parts, dims, _nearest(parts, factor, dims))
     if module.mode in DIMENSIONS and module.align_corners and (size is not None or factor):

@@ -93,7 +93,9 @@ def padded(parts: Parts, mode: str, pads: list[int]) -> LuaObject:
         pads: padding before and after each dimension, last dimension first.
     """
     if mode == "circular":
-        return parts.chain(*(_circular(parts, *pair) for pair in _pairs(parts, pads)))
+        # if the number of dimensions is unknown, the input is a batch; nn raises an error for one sample
+        dims = dimensions(parts.module, parts.ctx) or 2 + len(pads) // 2
+        return parts.chain(*(_circular(parts, *pair) for pair in _pairs(dims, pads)))
     if len(pads) == 2:
         return parts.lifted(padded(parts, mode, [*pads, 0, 0]))
     if len(pads) == 6 and mode == "replicate":
@@ -108,12 +110,8 @@ def padded(parts: Parts, mode: str, pads: list[int]) -> LuaObject:
     return parts.of_batch(5, parts.bottled(images, 3), parts.swap(3, 5), rows, parts.swap(3, 5))
 
 
-def _pairs(parts: Parts, pads: list[int]) -> list[tuple[int, int, int]]:
-    """Return each padded dimension, counted from 1, with its padding before and after; last dimension first.
-
-    If the number of dimensions is unknown, the input is a batch.
-    """
-    last = dimensions(parts.module, parts.ctx) or 2 + len(pads) // 2
+def _pairs(last: int, pads: list[int]) -> list[tuple[int, int, int]]:
+    """Return each padded dimension, of ``last`` dimensions, with its padding before and after; last dimension first."""
     return [(last - i // 2, pads[i], pads[i + 1]) for i in range(0, len(pads), 2)]
 
 
@@ -135,15 +133,21 @@ def constant(parts: Parts, value: float, pads: list[int]) -> LuaObject:
         value: the constant.
         pads: padding before and after each dimension, last dimension first.
     """
-    layers = []
-    for dimension, before, after in _pairs(parts, pads):
+    layers, dims, inner = list[LuaObject](), dimensions(parts.module, parts.ctx), 1 + len(pads) // 2
+    for dimension, before, after in _pairs(dims or inner, pads):
         for pad in (-max(before, 0), max(after, 0)):
             if pad:
                 settings = {"dim": dimension, "pad": pad, "value": value, "index": 1}
                 layers.append(parts("Padding", **settings))
         if min(before, after) < 0:  # after the padding, as Torch7 has no tensor without elements
             layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
-    return parts.chain(*layers) if layers else parts.identity()
+    if not layers:
+        return parts.identity()
+    if dims is not None:
+        return parts.chain(*layers)
+    if min(pads) < 0:  # nn.Bottle needs the elements of its module's output in order
+        layers.append(parts("Contiguous"))
+    return parts.bottled(parts.chain(*layers), inner)
 
 
 def _mode_of(module: nn.Module) -> str:
