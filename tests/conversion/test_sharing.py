@@ -371,3 +371,18 @@ def test_a_view_that_repeats_elements_is_stored_once(suffix: str, tmp_path: Path
     dpnn_bridge.write_t7(tmp_path / "again.t7", dpnn_bridge.load(tmp_path / f"out{suffix}"))
     again = dpnn_bridge.read_t7(tmp_path / "again.t7")
     assert all(np.array_equal(again[name].numpy(), view.numpy()) for name, view in views.items())
+
+
+@pytest.mark.parametrize(("name", "field"), [("nn.CMul", "weight"), ("nn.CAdd", "bias")])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".t7"])
+def test_a_row_of_another_weight_multiplies_or_is_added(name: str, field: str, suffix: str, tmp_path: Path) -> None:
+    matrix = storage(6)
+    row = LuaObject(name, LuaTable({field: view(matrix, (3,), (1,), 3), "train": False}))
+    model = to_torch(sequential(row, linear(view(matrix, (2, 3), (3, 1)))))
+    dpnn_bridge.save(tmp_path / f"a{suffix}", model)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    weight = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3)))
+    expected = (x * weight[1] if field == "weight" else x + weight[1]) @ weight.t()
+    for loaded in (model, dpnn_bridge.load(tmp_path / f"a{suffix}")):
+        torch.testing.assert_close(loaded(x), expected)
+        assert sum(p.numel() for p in loaded.parameters()) == 6

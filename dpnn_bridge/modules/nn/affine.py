@@ -69,7 +69,7 @@ class CMul(nn.Module):
 
         @classmethod
         def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:
-            size = next(module.parameters(recurse=False)).shape
+            size = getattr(module, next(iter(cls.tensors))).shape
             return {**super().to_lua(module, ctx), "size": size_storage(size)}
 
 
