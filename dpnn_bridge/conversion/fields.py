@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpnn_bridge.errors import ConversionError
+
 
 class Layout(NamedTuple):
     """Two functions ``(tensor, module) -> tensor`` that convert between the memory layouts of Lua and PyTorch."""
@@ -122,3 +124,13 @@ def resolve(module: nn.Module, attribute: str) -> tuple[nn.Module, str]:
     for name in path:
         module = getattr(module, name)
     return module, leaf
+
+
+def check_complete(container: nn.Module) -> None:
+    """Raise an error for None in a :class:`torch.nn.Sequential`, which PyTorch stores and cannot run."""
+    empty = [name for name, module in container._modules.items() if module is None]
+    if empty and isinstance(container, nn.Sequential):
+        raise ConversionError(
+            f"its module {empty[0]!r} is None, which cannot run; delete it, or replace it by nn.Identity",
+            class_name=type(container).__name__,
+        )

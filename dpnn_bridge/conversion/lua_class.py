@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.constructor import each, is_required, takes_flag, takes_number
 from dpnn_bridge.conversion.faults import Fault, OtherVersion
-from dpnn_bridge.conversion.fields import Field, get_tensor, grad_field, hooked, submodules
+from dpnn_bridge.conversion.fields import Field, check_complete, get_tensor, grad_field, hooked, submodules
 from dpnn_bridge.conversion.hooks import Hooks
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.conversion.tensors import is_parameter
-from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaStorage, LuaTable, LuaTensor
 
 if TYPE_CHECKING:
@@ -238,7 +237,7 @@ class LuaClass(Hooks):
             if member is not None:
                 fields[name] = ctx.to_lua(member)
         if cls.container:
-            _check_complete(module)
+            check_complete(module)
             fields["modules"] = LuaTable.from_list(ctx.to_lua(m) for m in cls.children(module))
         return fields
 
@@ -302,6 +301,13 @@ class LuaClass(Hooks):
             The gradient, or None for the sum of the clones' gradients.
         """
         return None
+
+    @classmethod
+    def output_memory(cls, obj: LuaObject, input: Any, trace: Any) -> Any:
+        """Return where Torch7 stores the output; ``input`` is where the input is. ``trace``: a ``memory.Trace``."""
+        if cls.is_identity:
+            return input
+        return trace.overwrite(input) if obj.get("inplace") else trace.computed(input)
 
     @classmethod
     def last_ran(cls, module: nn.Module, after: LuaObject) -> list[tuple[nn.Module, LuaObject]] | None:
@@ -388,13 +394,3 @@ def size_storage(sizes: Iterable[int] = ()) -> LuaStorage:
     """Return ``sizes`` as a ``torch.LongStorage``, Torch7's type for sizes."""
     array = np.array([*sizes], np.int64)
     return LuaStorage("torch.LongStorage", array.size, array)
-
-
-def _check_complete(container: nn.Module) -> None:
-    """Raise an error for None in a :class:`torch.nn.Sequential`, which PyTorch stores and cannot run."""
-    empty = [name for name, module in container._modules.items() if module is None]
-    if empty and isinstance(container, nn.Sequential):
-        raise ConversionError(
-            f"its module {empty[0]!r} is None, which cannot run; delete it, or replace it by nn.Identity",
-            class_name=type(container).__name__,
-        )

@@ -24,6 +24,7 @@ from dpnn_bridge.conversion.in_lua import share_parameters
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, has_weight, tensor_type
 from dpnn_bridge.conversion.options import Options
+from dpnn_bridge.conversion.overwriting import note_overwriting
 from dpnn_bridge.conversion.parametrized import parametrizations
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.report import METHODS, Report, replaced_methods
@@ -125,11 +126,12 @@ class TorchConversion(TorchContext):
             finally:
                 self._active.discard(id(obj))
             self.budget.visit(module)
-            if not self._active:
-                self._roots.append(module)
             self._modules[id(obj)] = module
             self._converted.add(id(module))
             self._alive.append(obj)
+            if not self._active:
+                self._roots.append(module)
+                note_overwriting(obj, self, self.converted)
             return module
 
     def converted(self, obj: LuaObject) -> nn.Module | None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
 from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.conversion.memory import decorated_memory
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.run_buffers import RunBuffers
@@ -49,6 +50,7 @@ class Network(nn.Sequential):
     class Lua(LuaClass):
         """The fields ``net`` and ``modules[1]`` are the same object."""
 
+        output_memory = decorated_memory
         computed_fields = ("net",)
         container = True
 

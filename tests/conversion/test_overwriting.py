@@ -11,11 +11,12 @@ from torch import nn
 
 from dpnn_bridge import to_lua
 from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.conversion.memory import TooManyStepsError, Trace
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.modules.nn.nngraph import GModule, GraphNode
 from dpnn_bridge.modules.nn.overwriting import note_shortcuts
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable, LuaTensor
 
 
 def notes(model: LuaObject, **options: Any) -> list[str]:
@@ -37,7 +38,7 @@ def test_a_branch_that_overwrites_the_input_of_all(name: str) -> None:
     identity, sequential = lua("nn.Identity"), lua("nn.Sequential", lua("nn.Identity"), relu(), lua("nn.Tanh"))
     assert notes(branches(relu(), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]
     assert notes(branches(relu(inplace=2), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]  # as nn.CAddTable(2)
-    assert notes(branches(identity, sequential)) == ["modules[2] (nn.ReLU)"]
+    assert notes(branches(identity, sequential)) == ["modules[2].modules[2] (nn.ReLU)"]
     assert notes(branches(relu(), identity), inplace=True) == []
     assert notes(branches(relu())) == []
     assert notes(branches(relu(inplace=False), identity)) == []
@@ -101,7 +102,9 @@ def test_a_dropout_overwrites_nothing_in_evaluation() -> None:
         model = lua("nn.ConcatTable", lua("nn.Dropout", train=train, **dropout), lua("nn.Tanh"))
         assert notes(model) == expected
     idle = lua("nn.Dropout", train=False, **dropout)
-    assert notes(lua("nn.ConcatTable", lua("nn.Sequential", idle, relu()), lua("nn.Tanh"))) == ["modules[1] (nn.ReLU)"]
+    assert notes(lua("nn.ConcatTable", lua("nn.Sequential", idle, relu()), lua("nn.Tanh"))) == [
+        "modules[1].modules[2] (nn.ReLU)"
+    ]
 
 
 @pytest.mark.parametrize("fields", [{"v2": False}, {"v2": True, "stochastic_inference": True}])
@@ -165,3 +168,141 @@ def test_a_layer_that_ignores_the_option_is_named_with_the_option_too(v2: bool, 
     (note,) = convert_object(model, Options())[1].notes
     assert note.endswith(f"may differ from Torch7's{advice}")
     assert notes(model, inplace=True) == ([] if v2 else ["modules[1] (nn.Dropout)"])
+
+
+def wrapped(name: str, module: LuaObject, **fields: Any) -> LuaObject:
+    """A module with another one inside, also in the field that rnn's classes use."""
+    field = "recurrentModule" if name in ("nn.Recursor", "nn.Recurrence") else "module"
+    return lua(name, module, **{field: module}, **fields)
+
+
+RHO = {"rho": 2, "step": 1}
+RECURSOR = wrapped("nn.Recursor", relu(), **RHO)
+PAIR = lua("nn.ConcatTable", lua("nn.Identity"), lua("nn.Tanh"))
+ROWS = lua("nn.SplitTable", dimension=2)
+EMPTY = LuaTensor.empty("torch.DoubleTensor")
+
+#: modules inside a branch that overwrite the input of all branches, and the path of the layer inside the branch
+OVERWRITING = {
+    "Decorator": (wrapped("nn.Decorator", relu()), ".modules[1]"),
+    "Serial": (wrapped("nn.Serial", relu()), ".modules[1]"),
+    "NaN": (wrapped("nn.NaN", relu(), id=1), ".modules[1]"),
+    "DontCast": (wrapped("nn.DontCast", relu()), ".modules[1]"),
+    "Profile": (wrapped("nn.Profile", relu()), ".modules[1]"),
+    "MaskZero": (wrapped("nn.MaskZero", relu(), nInputDim=1), ".modules[1]"),
+    "Bottle": (wrapped("nn.Bottle", relu(), nInputDim=2, nOutputDim=2), ".modules[1]"),
+    "Recursor": (RECURSOR, ".recurrentModule"),
+    "Sequencer": (wrapped("nn.Sequencer", RECURSOR), ".modules[1].recurrentModule"),
+    "BiSequencer": (
+        wrapped("nn.BiSequencer", wrapped("nn.Sequencer", RECURSOR)),
+        ".modules[1].modules[1].recurrentModule",
+    ),
+    "Repeater": (wrapped("nn.Repeater", RECURSOR, rho=2), ".modules[1].recurrentModule"),
+    "Parallel": (lua("nn.Parallel", relu(), inputDimension=1, outputDimension=1), ".modules[1]"),
+    "ParallelTable": (lua("nn.Sequential", ROWS, lua("nn.ParallelTable", relu())), ".modules[2].modules[1]"),
+    "MapTable": (lua("nn.Sequential", ROWS, lua("nn.MapTable", relu(), shared=True)), ".modules[2].modules[1]"),
+    "SelectTable": (lua("nn.Sequential", PAIR, lua("nn.SelectTable", index=1), relu()), ".modules[3]"),
+    "Reverse": (
+        lua("nn.Sequential", PAIR, lua("nn.ReverseTable"), lua("nn.SelectTable", index=-1), relu()),
+        ".modules[4]",
+    ),
+    "NarrowTable": (
+        lua("nn.Sequential", PAIR, lua("nn.NarrowTable", offset=1, length=1), lua("nn.CAddTable", inplace=True)),
+        ".modules[3]",
+    ),
+    "ZipTable": (
+        lua(
+            "nn.Sequential",
+            lua("nn.ConcatTable", PAIR, PAIR),
+            lua("nn.ZipTable"),
+            lua("nn.SelectTable", index=1),
+            lua("nn.CAddTable", inplace=True),
+        ),
+        ".modules[4]",
+    ),
+    **{
+        name: (lua("nn.Sequential", lua(f"nn.{name}", **fields), relu()), ".modules[2]")
+        for name, fields in {
+            "Collapse": {"nInputDim": 1},
+            "Contiguous": {},
+            "Convert": {"inputShape": "bf", "outputShape": "bf", "output": EMPTY},
+            "Copy": {"output": EMPTY, "updateOutput": LuaFunction(b"", None)},
+            "CopyGrad": {},
+            "GradientReversal": {"lambda": 1},
+            "L1Penalty": {"l1weight": 1},
+            "Replicate": {"nfeatures": 2, "dim": 1},
+            "ZeroGrad": {},
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_a_layer_that_gets_the_memory_of_the_input_from_another_module(name: str) -> None:
+    module, path = OVERWRITING[name]
+    (note,) = convert_object(lua("nn.ConcatTable", module, lua("nn.Tanh")), Options())[1].notes
+    container, _, found = note.partition(" (nn.")[0].split(": ")
+    assert ".".join([container, found]).removeprefix("root.") == f"modules[1]{path}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lua("nn.Sequential", lua("nn.Narrow", dimension=1, index=1, length=1), relu()),  # which Torch7 copies
+        lua("nn.Sequential", lua("nn.Select", dimension=1, index=1), relu()),
+        lua("nn.Sequential", lua("nn.Transpose", permutations=LuaTable()), relu()),
+        lua("nn.Sequential", lua("nn.Copy", output=EMPTY), relu()),  # with forceCopy
+        lua("nn.Sequential", lua("nn.Concat", lua("nn.Identity"), dimension=1), relu()),
+        lua("nn.Sequential", wrapped("nn.MaskZero", lua("nn.Identity"), nInputDim=1), relu()),
+        lua("nn.Sequential", PAIR, lua("nn.SelectTable", index=2), relu()),
+        lua("nn.Sequential", PAIR, lua("nn.ParallelTable", lua("nn.Identity"), relu())),
+    ],
+)
+def test_a_layer_that_gets_other_memory(module: LuaObject) -> None:
+    assert notes(lua("nn.ConcatTable", module, lua("nn.Tanh"))) == []
+
+
+def test_other_elements_of_a_table_are_other_memory() -> None:
+    def selected(index: int, *modules: LuaObject) -> LuaObject:
+        return lua("nn.Sequential", lua("nn.SelectTable", index=index), *modules)
+
+    assert notes(lua("nn.ConcatTable", selected(1, relu()), selected(2))) == []
+    assert notes(lua("nn.ConcatTable", selected(1, relu()), selected(1))) == ["modules[1].modules[2] (nn.ReLU)"]
+    assert notes(lua("nn.ConcatTable", selected(1, relu()), selected(-1))) == ["modules[1].modules[2] (nn.ReLU)"]
+
+
+def test_a_sum_reads_its_first_term_again_after_it_changed() -> None:
+    identity, total = lua("nn.Identity"), lua("nn.CAddTable", inplace=True)
+    assert notes(lua("nn.Sequential", lua("nn.ConcatTable", identity, identity), total)) == []  # x + x
+    terms = lua("nn.ConcatTable", identity, identity, identity)
+    assert notes(lua("nn.Sequential", terms, total)) == ["modules[2] (nn.CAddTable)"]  # (x + x) + (x + x)
+
+
+def test_the_note_names_the_container_of_both_layers() -> None:
+    inner = lua("nn.ConcatTable", relu(), lua("nn.Tanh"))
+    found = convert_object(lua("nn.ConcatTable", lua("nn.Sequential", inner), lua("nn.Tanh")), Options())[1].notes
+    assert [note.split(". ")[0] for note in found] == [
+        "modules[1].modules[1]: in Torch7, these in-place layers overwrite values that other layers also read: "
+        "modules[1] (nn.ReLU)"
+    ]
+
+
+def test_modules_of_a_class_that_tells_nothing_are_examined_too() -> None:
+    criterion = lua("nn.ModuleCriterion", inputModule=lua("nn.ConcatTable", relu(), lua("nn.Tanh")))
+    trace = Trace()
+    trace.run_model(criterion)
+    assert [access.path for access, _ in trace.conflicts()] == [(("inputModule",), ("modules", 1))]
+
+
+def test_the_examination_of_a_large_model_ends() -> None:
+    """Each table contains the previous one twice: 2 ** 100 calls of the first layer, and as many elements."""
+    model, values = relu(), [lua("nn.ConcatTable", lua("nn.Identity"), lua("nn.Identity")) for _ in range(100)]
+    for _ in range(90):
+        model = lua("nn.ConcatTable", model, model)
+    for hostile in (model, lua("nn.Sequential", *values, lua("nn.FlattenTable"))):
+        trace = Trace(10_000)
+        with pytest.raises(TooManyStepsError):
+            trace.run_model(hostile)
+    cycle = lua("nn.Sequential", relu())
+    cycle["modules"][2] = cycle
+    Trace().run_model(cycle)

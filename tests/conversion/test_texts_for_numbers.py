@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dpnn_bridge import to_torch
+from dpnn_bridge.conversion.memory import Trace
 from dpnn_bridge.errors import ConversionError
-from dpnn_bridge.modules.nn.overwriting import _is_idle as is_idle
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 TEXT = "\x1b[31m\u202e"
@@ -83,5 +83,9 @@ def test_a_number_chooses_the_module_as_true_does(name: str, fields: dict[str, A
 
 def test_a_dropout_of_version_two_is_idle_in_evaluation_also_if_its_version_is_a_number() -> None:
     fields = {"p": 0.5, "inplace": True, "train": False}
-    idle = [is_idle(LuaObject("nn.Dropout", LuaTable({**fields, "v2": v2}))) for v2 in (0, True, False)]
-    assert idle == [True, True, False]
+    overwritten = []
+    for v2 in (0, True, False):
+        trace = Trace()
+        trace.run_model(LuaObject("nn.Dropout", LuaTable({**fields, "v2": v2})))
+        overwritten.append(len(trace.overwritten))
+    assert overwritten == [0, 0, 1]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.fields import submodules
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.memory import decorated_memory, joined_branches_memory, new_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -33,6 +34,7 @@ class DataParallelTable(nn.Sequential):
     """
 
     class Lua(LuaClass):
+        output_memory = decorated_memory
         container = True
         is_identity = True
         version = 2
@@ -70,6 +72,7 @@ class DataParallel(LuaClass):
     import_only = True  # nn.DataParallelTable has more settings
     torch_type = DataParallelTable
     container = True
+    output_memory = decorated_memory
     is_identity = True
     scratch = ("input_gpu", "gradOutput_gpu", "gradInput_gpu")
     checked_by = "structure"
@@ -116,6 +119,7 @@ class ModelParallelTable(nn.Sequential):
         return [self._joined(list(parts)) for parts in zip(*outputs, strict=True)]
 
     class Lua(LuaClass):
+        output_memory = joined_branches_memory
         container = True
         version = 2
         scalars = ("dimension",)
@@ -143,6 +147,7 @@ class ParallelBranches(nn.Sequential):
         return torch.stack(outputs).sum(0)
 
     class Lua(DataParallelTable.Lua):
+        output_memory = new_memory
         is_identity = False
         version = 3
         checked_by = "structure"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.compare.nested import map_tensors
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.memory import same_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.torch7.gradient import notice_gradient, with_gradient_of, zero_gradient
 
@@ -114,6 +115,7 @@ class PrintSize(nn.Module):
         print(f"{printable(self.prefix)}:gradOutput\n {_sizes(gradient)}")
 
     class Lua(LuaClass):
+        output_memory = same_memory
         scalars = ("prefix",)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.memory import Trace, view_memory, view_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.dpnn.decorator import result_dtype, result_fields
 from dpnn_bridge.objects import LuaObject
@@ -37,6 +38,7 @@ class Collapse(nn.Module):
         return input.unsqueeze(1).flatten(1) if input.dim() > self.n_input_dim else input.reshape(-1)
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"nInputDim": "n_input_dim"}
 
 
@@ -139,6 +141,14 @@ class Convert(nn.Module):
             if any_shape or len(source) == len(target):
                 fields["transposition"] = any_shape or set(source) <= set(target)
             return fields
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            source, target = obj["inputShape"], obj["outputShape"]
+            if source == target or source == "b*":
+                return input
+            is_view = target == "bf" and source.startswith("b") and len(source) > 2
+            return view_of(input, obj) if is_view else trace.computed(input)
 
 
 def _with_batch(shape: str | None) -> str:

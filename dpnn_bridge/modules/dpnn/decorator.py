@@ -13,6 +13,7 @@ from dpnn_bridge.compare.nested import cast, has_nan, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import numpy_dtype
+from dpnn_bridge.conversion.memory import Trace, run_decorated
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype, tensor_class
@@ -100,6 +101,14 @@ class DontCast(Decorator):
             if (module.castin or module.castout) and record_of(module) is None:
                 fields["moduleType"] = tensor_class(numpy_dtype(torch.empty(0, dtype=module.inner_dtype)))
             return fields
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            castin, castout = (obj.get(name) not in (None, False) for name in ("castin", "castout"))
+            if castin:
+                trace.read(input)
+            output = run_decorated(obj, trace.new() if castin else input, trace)
+            return trace.computed(output) if castout else output
 
 
 @lua_class("nn.Serial")

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.memory import Each, Trace
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import shaped_like
-from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 @lua_class("nn.ZipTable")
@@ -34,6 +35,15 @@ class ZipTable(nn.Module):
 
     class Lua(LuaClass):
         constants = {"modules": empty_table, "output": empty_table, "gradInput": empty_table}
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            if not isinstance(input, list):
+                return Each(Each(trace.element(trace.element(input, None), None)))
+            length = min((len(row) for row in input if isinstance(row, list)), default=None)
+            if length is None:
+                return Each([trace.element(row, None) for row in input])
+            return [[trace.element(row, i) for row in input] for i in range(1, length + 1)]
 
 
 @lua_class("nn.ZipTableOneToMany")
@@ -62,6 +72,13 @@ class ZipTableOneToMany(nn.Module):
             "gradInput": empty_table,
             "gradInputEl": LuaTensor.empty,
         }
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            value, table = trace.element(input, 1), trace.element(input, 2)
+            if not isinstance(table, list):
+                return Each([value, trace.element(table, None)])
+            return [[value, trace.element(table, i)] for i in range(1, len(table) + 1)]
 
 
 @lua_class("nn.CAddTensorTable")
@@ -100,3 +117,9 @@ class ReverseTable(nn.Module):
 
     class Lua(LuaClass):
         constants = {"output": empty_table, "gradInput": empty_table}
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            if not isinstance(input, list):
+                return Each(trace.element(input, None))
+            return [trace.element(input, i) for i in range(len(input), 0, -1)]

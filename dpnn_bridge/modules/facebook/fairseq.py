@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_table
+from dpnn_bridge.conversion.memory import decorated_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.modules.nn.pairwise import MM
@@ -126,6 +127,7 @@ class GradMultiply(nn.Sequential):
         return functional_call(self[0], scaled, (input,))
 
     class Lua(LuaClass):
+        output_memory = decorated_memory
         container = True
         scalars = ("factor",)
 

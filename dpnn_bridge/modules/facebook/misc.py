@@ -12,6 +12,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import Field, Layout
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.conversion.memory import decorated_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.dpnn.constant import Constant
 from dpnn_bridge.modules.facebook.fbnn import KMaxPooling
@@ -135,6 +136,7 @@ class Probe(nn.Sequential):
     """
 
     class Lua(LuaClass):
+        output_memory = decorated_memory
         computed_fields = ("weight", "bias", "gradWeight", "gradBias")
         container = True
         is_identity = True

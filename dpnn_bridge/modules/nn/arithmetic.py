@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
+from dpnn_bridge.conversion.memory import Trace
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.activation import Inplace
-from dpnn_bridge.objects import LuaTensor
+from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 @fx.wrap
@@ -95,6 +97,18 @@ class CAddTable(nn.Module):
 
     class Lua(Inplace):
         constants = {"gradInput": empty_table}
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            if not obj.get("inplace"):
+                return trace.computed(input)
+            first = trace.overwrite(trace.element(input, 1))
+            if not isinstance(input, list):
+                return first
+            trace.read(input[1:2])  # before the first change
+            trace.call()
+            trace.read(input[2:])
+            return first
 
 
 @lua_class("nn.CSubTable")

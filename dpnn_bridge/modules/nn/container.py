@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -15,14 +13,21 @@ from torch.nn import functional as F
 from dpnn_bridge.base.steps import spend_steps
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, empty_sizes, empty_table
+from dpnn_bridge.conversion.memory import (
+    Each,
+    Trace,
+    branches_memory,
+    joined_branches_memory,
+    modules_of,
+    sequence_memory,
+    view_of,
+)
 from dpnn_bridge.conversion.registry import lua_class
-from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.arithmetic import joined
-from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.modules.nn.indices import from_one
 from dpnn_bridge.modules.nn.members import Members, SlicedWithArguments
-from dpnn_bridge.modules.nn.overwriting import note_branches, note_shortcuts
-from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor, element_dtype
+from dpnn_bridge.modules.nn.overwriting import note_shortcuts
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 fx.wrap("joined")
 
@@ -31,21 +36,11 @@ fx.wrap("joined")
 class Sequential(LuaClass):
     torch_type = nn.Sequential
     container = True
+    output_memory = sequence_memory
 
     @classmethod
     def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
         note_shortcuts(obj, ctx)
-        return super().build(obj, ctx)
-
-
-class Branches(LuaClass):
-    """A container whose modules all get the same input."""
-
-    container = True
-
-    @classmethod
-    def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:
-        note_branches(obj, ctx)
         return super().build(obj, ctx)
 
 
@@ -67,8 +62,10 @@ class ConcatTable(nn.Sequential):
     def forward(self, input: Any) -> list[Any]:  # type: ignore[override]
         return [module(input) for module in self]
 
-    class Lua(Branches):
+    class Lua(LuaClass):
+        container = True
         constants = {"output": empty_table}
+        output_memory = branches_memory
 
 
 @lua_class("nn.ParallelTable")
@@ -92,6 +89,11 @@ class ParallelTable(nn.Sequential):
     class Lua(LuaClass):
         container = True
         constants = {"output": empty_table, "gradInput": empty_table}
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            modules = modules_of(obj)
+            return [trace.run(module, trace.element(input, i), "modules", i) for i, module in modules]
 
 
 @lua_class("nn.Concat")
@@ -117,7 +119,9 @@ class Concat(SlicedWithArguments):
     def forward(self, input: Any) -> Tensor:  # type: ignore[override]
         return joined([module(input) for module in self], self.dimension - 1)
 
-    class Lua(Branches):
+    class Lua(LuaClass):
+        container = True
+        output_memory = joined_branches_memory
         scalars = ("dimension",)
         constants = {"outputSize": empty_sizes}
         scratch = ("size", "outputSize")
@@ -199,6 +203,13 @@ class Parallel(SlicedWithArguments):
         container = True
         scalars = {"inputDimension": "input_dimension", "outputDimension": "output_dimension"}
         scratch = ("totalOutputSize",)
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            slices = view_of(input, obj)
+            for i, module in modules_of(obj):
+                trace.read(trace.run(module, trace.element(slices, i), "modules", i))
+            return trace.new()
 
 
 #: work of copying a module, in elements of a loop; about 60 us
@@ -283,64 +294,13 @@ class MapTable(SlicedWithArguments):
             fields, first = super().to_lua(module, ctx), cls.children(module)[:1]
             return {**fields, "module": ctx.to_lua(first[0])} if first else fields
 
-
-@lua_class("nn.Bottle")
-class Bottle(Decorator):
-    r"""Flattens several batch dimensions to one, applies a module, and restores the batch dimensions.
-
-    Args:
-        module: the module to apply.
-        n_input_dims: number of dimensions of the module's input, including the batch.
-        n_output_dims: number of dimensions of the module's output; default: ``n_input_dims``.
-
-    Shape:
-        - Input: :math:`(N_1, …, N_k, *)`, where the module's input is :math:`(N, *)`.
-        - Output: :math:`(N_1, …, N_k, *)`, where the module's output is :math:`(N, *)`.
-
-    Lua:
-        ``nn.Bottle(module, nInputDim, nOutputDim)``, Bottle.lua
-
-    Raises:
-        ValueError: the module's output does not have ``n_output_dims`` dimensions.
-    """
-
-    fx_leaf = True
-
-    def __init__(self, module: nn.Module, n_input_dims: int = 2, n_output_dims: int | None = None) -> None:
-        super().__init__(module)
-        self.n_input_dims = n_input_dims
-        self.n_output_dims = n_input_dims if n_output_dims is None else n_output_dims
-
-    def forward(self, input: Tensor) -> Tensor:
-        extra = input.dim() - self.n_input_dims
-        if extra <= 0:
-            return self.module(input)
-        batch = input.shape[: extra + 1]
-        count = math.prod(batch)  # torch.export traces Size.numel() as a constant
-        output = self.module(input.reshape(count, *input.shape[extra + 1 :]))
-        if output.dim() != self.n_output_dims:
-            raise ValueError(
-                f"expected a module output with {self.n_output_dims} dimensions, found shape {tuple(output.shape)}"
-            )
-        same = output.shape[0] == count
-        last = batch[-1] if same else output.shape[0] // math.prod(batch[:-1])
-        return output.reshape(*batch[:-1], last, *output.shape[1:])
-
-    class Lua(Decorator.Lua):
-        scalars = {"nInputDim": "n_input_dims", "nOutputDim": "n_output_dims"}
-        scratch = ("dimDelta", "inShape", "outShape")
-
         @classmethod
-        def to_lua(cls, module: Bottle, ctx: LuaContext) -> dict[str, Any]:
-            tensor_class = ctx.type_of(module)
-            counts = (module.n_input_dims, module.n_output_dims)  # limited, because a damaged file can have any number
-            inputs, outputs = (np.zeros(min(n, MAX_DIMENSIONS), element_dtype(tensor_class)) for n in counts)
-            return {
-                **super().to_lua(module, ctx),
-                "dimDelta": module.n_input_dims - module.n_output_dims,
-                "inShape": LuaTensor.from_numpy(inputs, tensor_class),
-                "outShape": LuaTensor.from_numpy(outputs, tensor_class),
-            }
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            modules = dict(modules_of(obj)) or {1: obj["module"]}
+            if not isinstance(input, list):
+                return Each(trace.run(modules[1], trace.element(input, None), "modules", 1))
+            numbers = [i if i in modules else 1 for i in range(1, len(input) + 1)]
+            return [trace.run(modules[i], value, "modules", i) for i, value in zip(numbers, input, strict=True)]
 
 
 # ---------------------------------------------------------------------- base classes

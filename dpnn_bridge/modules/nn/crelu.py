@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.memory import new_memory
 from dpnn_bridge.conversion.registry import lua_class
 
 
@@ -39,6 +40,7 @@ class CReLU(nn.Sequential):
         return super().forward(rows).view(size)
 
     class Lua(LuaClass):
+        output_memory = new_memory  # Torch7 overwrites only a buffer
         container = True
         scalars = {"nInputDims": "n_input_dims"}
         constants = {"inplace": False}

@@ -9,6 +9,7 @@ from torch import nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.memory import decorated_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -38,6 +39,7 @@ class Decorator(nn.Module):
         """The decorated module is ``modules[1]``, in files from before 2017 also the field ``module``."""
 
         computed_fields = ("modules",)
+        output_memory = decorated_memory
 
         @classmethod
         def build(cls, obj: LuaObject, ctx: TorchContext) -> nn.Module:

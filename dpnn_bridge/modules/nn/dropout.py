@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import is_true
+from dpnn_bridge.conversion.memory import Trace
 from dpnn_bridge.conversion.noise import noise_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaTensor
@@ -89,6 +90,13 @@ class DropoutClass(LuaClass):
     def becomes_stock(obj: LuaObject) -> bool:
         """Return whether the Lua object becomes :class:`torch.nn.Dropout`, which can work in place."""
         return is_true(obj.get("v2")) and not is_true(obj.get("stochastic_inference")) and 0 <= obj["p"] < 1
+
+    @classmethod
+    def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+        """Return the input of an in-place dropout in evaluation mode. The first version of nn scales it."""
+        scales = not is_true(obj.get("v2")) or is_true(obj.get("stochastic_inference"))
+        is_idle = obj.get("inplace") and obj.get("train") is False and not scales
+        return input if is_idle else super().output_memory(obj, input, trace)
 
     @classmethod
     def to_lua(cls, module: nn.Module, ctx: LuaContext) -> dict[str, Any]:

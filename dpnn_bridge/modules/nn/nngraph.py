@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from dpnn_bridge.base.steps import spend_steps
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.memory import Trace
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.serial_duplicates import serial_duplicates
 from dpnn_bridge.errors import ConversionError
@@ -21,7 +22,6 @@ from dpnn_bridge.modules.nn.criterion import filled
 from dpnn_bridge.modules.nn.graph_nodes import GraphNode as GraphNode
 from dpnn_bridge.modules.nn.graph_nodes import graph_fields, unused_elements, written_nodes
 from dpnn_bridge.modules.nn.members import Members
-from dpnn_bridge.modules.nn.overwriting import note_nodes
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 
@@ -160,7 +160,7 @@ class GModule(Members):
                     known = names[id(module)] = [f"node{position}"]
                 return known.pop(0) if len(known) > 1 else known[0]
 
-            sources, duplicates = cls._sources(lua_nodes, ctx), serial_duplicates(obj, ctx)
+            sources, duplicates = cls._sources(lua_nodes, ctx.error), serial_duplicates(obj, ctx)
             nodes = []
             for i, node in enumerate(lua_nodes):
                 data = node["data"]
@@ -175,7 +175,6 @@ class GModule(Members):
                 nodes.append(
                     GraphNode(sources[i], module, data.get("selectindex"), data.get("nSplitOutputs"), attributes)
                 )
-            note_nodes(nodes, [node["data"].get("module") for node in lua_nodes], ctx)
             positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
             graph = GModule(
                 *modules,
@@ -190,7 +189,7 @@ class GModule(Members):
             return graph
 
         @staticmethod
-        def _sources(lua_nodes: list[LuaObject], ctx: TorchContext) -> list[tuple[int, ...]]:
+        def _sources(lua_nodes: list[LuaObject], error: Callable[[str], Exception]) -> list[tuple[int, ...]]:
             """Return, for each node, the positions of its inputs in the order of ``mapindex``."""
             positions = {id(node["data"]): i for i, node in enumerate(lua_nodes)}
             inputs: list[dict[int, int]] = [{} for _ in lua_nodes]
@@ -198,17 +197,17 @@ class GModule(Members):
                 for child in node["children"].as_list():
                     consumer = positions.get(id(child["data"]))
                     if consumer is None or consumer <= i:
-                        raise ctx.error("forwardnodes is not in execution order: a node precedes one of its inputs")
+                        raise error("forwardnodes is not in execution order: a node precedes one of its inputs")
                     index = child["data"]["mapindex"].get(node["data"])
                     if index is None or index in inputs[consumer]:
-                        raise ctx.error(
+                        raise error(
                             f"mapindex of node {consumer + 1} has no position, or an occupied one, for the value of "
                             f"node {i + 1}"
                         )
                     inputs[consumer][index] = i
             for i, feeds in enumerate(inputs):
                 if sorted(feeds) != list(range(1, len(feeds) + 1)):
-                    raise ctx.error(
+                    raise error(
                         f"expected the positions 1 to {len(feeds)} in mapindex of node {i + 1}, found {sorted(feeds)}"
                     )
             return [tuple(feeds[k] for k in sorted(feeds)) for feeds in inputs]
@@ -246,6 +245,21 @@ class GModule(Members):
                 "modules": LuaTable.from_list(map(ctx.to_lua, cls.children(module))),
             }
 
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            nodes = obj["forwardnodes"].as_list()
+            sources, start, values = cls._sources(nodes, ValueError), obj["innode"]["data"], dict[int, Any]()
+            for i, node in enumerate(nodes):
+                trace.spend(1 + len(sources[i]))
+                data, given = node["data"], [values[source] for source in sources[i]]
+                value = input if data is start else given[0] if len(given) == 1 else given
+                if data.get("module") is not None:
+                    value = trace.run(data["module"], value, "forwardnodes", i + 1)
+                elif data.get("selectindex") is not None:
+                    value = trace.element(value, data["selectindex"])
+                values[i] = value
+            return next(values[i] for i, node in enumerate(nodes) if node["data"] is obj["outnode"]["data"])
+
 
 def _check_list(value: Any, length: int, name: str) -> None:
     """Raise a TypeError unless a value is a list of the given length; accept proxies of tracers."""
@@ -276,6 +290,11 @@ class JustElement(nn.Module):
         _check_list(input, 1, "input of JustElement")
         return input[0]
 
+    class Lua(LuaClass):
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            return trace.element(input, 1)
+
 
 @lua_class("nngraph.JustTable")
 class JustTable(nn.Module):
@@ -287,6 +306,11 @@ class JustTable(nn.Module):
 
     def forward(self, input: Any) -> list[Any]:
         return [input]
+
+    class Lua(LuaClass):
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            return [input]
 
 
 @lua_class("nn.ModuleFromCriterion")

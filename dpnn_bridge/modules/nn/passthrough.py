@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import is_true
+from dpnn_bridge.conversion.memory import Trace, same_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
@@ -22,6 +23,7 @@ from dpnn_bridge.torch7.gradient import add_gradient, block_gradient, scale_grad
 @lua_class("nn.Identity", "nn.IdentityTable")
 class Identity(LuaClass):
     torch_type = nn.Identity
+    output_memory = same_memory
 
     @classmethod
     def represents(cls, module: nn.Module) -> bool:
@@ -41,6 +43,9 @@ class Contiguous(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input.contiguous()
+
+    class Lua(LuaClass):
+        output_memory = same_memory  # of a contiguous input
 
 
 @lua_class("nn.Copy")
@@ -95,6 +100,10 @@ class Copy(nn.Module):
             module = Copy(torch.from_numpy(output.numpy()[:0]).dtype, is_true(obj.get("dontCast")))
             module._shares = obj.get("updateOutput") is not None
             return module
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            return trace.computed(input) if obj.get("updateOutput") is None else input
 
         @classmethod
         def to_lua(cls, module: Copy, ctx: LuaContext) -> dict[str, Any]:
@@ -177,6 +186,7 @@ class GradientReversal(nn.Module):
         return scale_gradient(input, -self.lambd)
 
     class Lua(LuaClass):
+        output_memory = same_memory
         version = 2
         scalars = {"lambda": "lambd"}
 
@@ -202,6 +212,9 @@ class ZeroGrad(nn.Module):
 
     def forward(self, input: Any) -> Any:
         return map_tensors(block_gradient, input)
+
+    class Lua(LuaClass):
+        output_memory = same_memory
 
 
 @lua_class("nn.L1Penalty")
@@ -237,6 +250,7 @@ class L1Penalty(nn.Module):
         return output if self.provide_output else block_gradient(output)
 
     class Lua(LuaClass):
+        output_memory = same_memory
         scalars = {"l1weight": "weight", "sizeAverage": "size_average", "provideOutput": "provide_output"}
         defaults = {"sizeAverage": False, "provideOutput": False}
         scratch = ("loss",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.memory import view_memory
 from dpnn_bridge.conversion.registry import lua_class
 
 
@@ -35,5 +36,6 @@ class Replicate(nn.Module):
         return input.unsqueeze(dim).expand(*input.shape[:dim], self.n_features, *input.shape[dim:])
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"nfeatures": "n_features", "dim": "dim", "ndim": "n_input_dims"}
         defaults = {"dim": 1, "ndim": None}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass, size_storage
+from dpnn_bridge.conversion.memory import view_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.loaders.reader import MAX_DIMENSIONS
 from dpnn_bridge.modules.nn.indices import from_one
@@ -93,6 +94,7 @@ class View(nn.Module):
         return input.reshape(size if split == 0 and batch == 1 else [batch, *size])
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"numInputDims": "num_input_dims"}
         defaults = {"numInputDims": None}
         scratch = ("size", "numElements")
@@ -143,6 +145,7 @@ class Reshape(nn.Module):
         return input.reshape(self.size) if single else input.reshape(input.shape[0], *self.size)
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"batchMode": "batch_mode"}
         defaults = {"batchMode": None}
         scratch = ("size", "batchsize", "nelement")
@@ -302,6 +305,7 @@ class Squeeze(nn.Module):
         return output.reshape(1) if output.dim() == 0 else output
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"dim": "dim", "numInputDims": "num_input_dims"}
         defaults = {"dim": None, "numInputDims": None}
 
@@ -335,5 +339,6 @@ class Unsqueeze(nn.Module):
         return input.unsqueeze(from_one(input.dim() - dims + self.pos, "position"))
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"pos": "pos", "numInputDims": "num_input_dims"}
         defaults = {"numInputDims": None}

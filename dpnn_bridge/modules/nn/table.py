@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_sizes, empty_table
+from dpnn_bridge.conversion.memory import Memory, Trace, view_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import check_dimensions, joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
+from dpnn_bridge.objects import LuaObject
 
 
 @lua_class("nn.JoinTable")
@@ -84,6 +86,7 @@ class SplitTable(nn.Module):
     extra_repr = JoinTable.extra_repr
 
     class Lua(LuaClass):
+        output_memory = view_memory
         scalars = {"dimension": "dimension", "nInputDims": "n_input_dims"}
         defaults = {"nInputDims": None}
 
@@ -117,6 +120,10 @@ class SelectTable(nn.Module):
     class Lua(LuaClass):
         scalars = ("index",)
         constants = {"gradInput": empty_table}
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            return trace.element(input, obj["index"])
 
 
 @lua_class("nn.NarrowTable")
@@ -152,6 +159,11 @@ class NarrowTable(nn.Module):
         defaults = {"length": 1}
         constants = {"output": empty_table, "gradInput": empty_table}
 
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            first = int(obj["offset"])
+            return [trace.element(input, first + i) for i in range(int(obj["length"]))]
+
 
 @lua_class("nn.FlattenTable")
 class FlattenTable(nn.Module):
@@ -174,3 +186,7 @@ class FlattenTable(nn.Module):
     class Lua(LuaClass):
         constants = {"output": empty_table, "gradInput": empty_table, "input_map": empty_table}
         scratch = ("input_map",)
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            return input if isinstance(input, Memory) else [*trace.tensors(input)]

@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import Field, Layout, record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, ParameterSite, size_storage
+from dpnn_bridge.conversion.memory import decorated_memory
 from dpnn_bridge.conversion.parametrized import make_picklable
 from dpnn_bridge.conversion.registry import lua_class, mapping_of
 from dpnn_bridge.modules.nn.reshape import sizes_of
@@ -128,6 +129,7 @@ class WeightNorm(nn.Module):
     class Lua(LuaClass):
         """Files contain ``v``, ``g`` and the weight's size; files of the first version of nn also the weight."""
 
+        output_memory = decorated_memory
         faults = (REPEATED,)
         computed_fields = ("modules", "weight", "gradWeight", "weightSize", "otherDims", "viewIn", "viewOut")
         scalars = {"outputDim": "output_dim"}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import LuaContext, TorchContext
 from dpnn_bridge.conversion.faults import Fault
+from dpnn_bridge.conversion.memory import Each, Trace
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.reshape import sizes_of
 from dpnn_bridge.modules.rnn.memory import Memory, Remembering, forget
@@ -87,3 +88,9 @@ class RecurrentAttention(Memory, Remembering):
             rnn, action = fields["modules"].as_list()
             fields |= {"rnn": rnn, "action": action, "hiddenSize": LuaTable.from_list(module.hidden_size)}
             return fields | {name: LuaTable() for name in ("output", "actions", "gradHidden")}
+
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            for _ in range(min(int(obj.get("nStep") or 1), 2)):
+                trace.read(trace.run(obj["rnn"], [input, trace.new()], "rnn"))
+            return Each(trace.new())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.faults import Fault
+from dpnn_bridge.conversion.memory import decorated_copied_memory, new_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
@@ -84,6 +85,7 @@ class MaskZero(Decorator):
         return masked_call(self.module, input, mask)
 
     class Lua(Decorator.Lua):
+        output_memory = decorated_copied_memory
         scalars = {"nInputDim": "input_dims"}
         scratch = ("zeroMask", "gradOutput")
 
@@ -148,6 +150,7 @@ class TrimZero(MaskZero):
         return zero_values(output, leaking)
 
     class Lua(MaskZero.Lua):
+        output_memory = new_memory
         faults = (
             Fault(
                 ("gradParams",),

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.lua_class import LuaClass
+from dpnn_bridge.conversion.memory import same_memory
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject
 
@@ -54,6 +55,7 @@ class CopyGrad(nn.Identity):
     """
 
     class Lua(LuaClass):
+        output_memory = same_memory
         scratch = ("norm",)
 
 

@@ -14,6 +14,7 @@ from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import has_tensor
 from dpnn_bridge.conversion.lua_values import fresh, to_value
+from dpnn_bridge.conversion.memory import fed_back_memory, step_memory
 from dpnn_bridge.conversion.noise import paired
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.rnn.clones import clone_of, shared_clone
@@ -256,6 +257,7 @@ class Recurrence(AbstractRecurrent):
         defaults = {"rho": 9999}
         faults = (*AbstractRecurrent.Lua.faults, _LAYER_AFTER_STEP_MODULE)
         user_states = {"user_prev_output": "userPrevOutput"}
+        output_memory = fed_back_memory
 
         @classmethod
         def arguments(cls, obj: LuaObject, ctx: TorchContext) -> dict[str, Any]:
@@ -311,6 +313,7 @@ class Recursor(AbstractRecurrent):
     class Lua(_ModuleFieldClass):
         defaults = {"rho": 9999999}
         user_states = {}
+        output_memory = step_memory
 
 
 @lua_class("nn.NormStabilizer")
@@ -369,6 +372,7 @@ class NormStabilizer(AbstractRecurrent):
     class Lua(AbstractRecurrent.Lua):
         scalars = ("rho", "beta")
         user_states = {}
+        output_memory = step_memory
 
         @classmethod
         def fill(cls, module: NormStabilizer, obj: LuaObject, ctx: TorchContext) -> None:

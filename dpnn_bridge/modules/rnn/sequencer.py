@@ -13,6 +13,7 @@ from dpnn_bridge.conversion.faster import faster
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_class import LuaClass, empty_table
+from dpnn_bridge.conversion.memory import Each, Trace, decorated_memory, run_decorated, view_of
 from dpnn_bridge.conversion.placeholder import Placeholder, is_step_in_lua
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.decorator import Decorator
@@ -127,6 +128,14 @@ class Sequencer(Memory, Remembering):
             fields: dict[str, Any] = {"_remember": "neither"} | super().to_lua(module, ctx)
             return fields | {"output": LuaTable(), "tableoutput": LuaTable(), "_output": LuaTable()}
 
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            """Return the outputs of the steps, which Torch7 copies in evaluation and if the input is a tensor."""
+            if not isinstance(input, list):
+                return trace.computed(run_decorated(obj, trace.element(view_of(input, obj), None), trace))
+            outputs = [run_decorated(obj, value, trace) for value in input]
+            return [trace.computed(value) for value in outputs] if obj.get("train") is False else outputs
+
 
 def _repeated(input: Tensor, times: int) -> list[Tensor]:
     """Return a list with several views of a tensor; resource limits count the operation that creates them."""
@@ -187,6 +196,12 @@ class Repeater(Memory, Remembering):
                 return fields
             return fields | {"rnn": fields["module"], "nStep": fields["rho"]}
 
+        @classmethod
+        def output_memory(cls, obj: LuaObject, input: Any, trace: Trace) -> Any:
+            for _ in range(min(int(obj.get("rho") or 1), 2)):
+                trace.read(run_decorated(obj, input, trace))
+            return Each(trace.new())
+
 
 def _check_list(module: nn.Module, input: Any) -> None:
     if isinstance(input, Tensor):
@@ -220,6 +235,7 @@ class BiSequencer(Memory, Remembering, Decorator):
         return super().forward(input)
 
     class Lua(AbstractSequencerClass):
+        output_memory = decorated_memory
         of_steps = False
 
 
