@@ -22,7 +22,7 @@ from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.objects import LuaObject, LuaTable
 
 #: maximum number of modules, tensors and comparisons of one model that are examined
-_MAX_STEPS = 200_000
+_MAX_STEPS = 50_000
 
 #: path of a module: a step (field, index, …) for each module from the model to it
 Path = tuple[tuple[Any, ...], ...]
