@@ -17,7 +17,8 @@ from dpnn_bridge.modules.dpnn.category import ArgMax
 from dpnn_bridge.modules.dpnn.convert import Collapse
 from dpnn_bridge.modules.nn.affine import Add, CAdd, CMul
 from dpnn_bridge.modules.nn.arithmetic import MixtureTable
-from dpnn_bridge.modules.nn.container import Bottle, MapTable, Parallel
+from dpnn_bridge.modules.nn.bottle import Bottle
+from dpnn_bridge.modules.nn.container import MapTable, Parallel
 from dpnn_bridge.modules.nn.padding import Padding
 from dpnn_bridge.modules.nn.pairwise import CosineDistance, DotProduct, Index, PairwiseDistance
 from dpnn_bridge.modules.nn.reduction import Max, Min, Sum
