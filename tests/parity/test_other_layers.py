@@ -264,7 +264,7 @@ def test_an_array_with_another_name_is_named_with_all_differences(tmp_path: Path
 )
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "alone"])
 def test_the_weights_of_divided_layers_are_not_compared(layer: nn.Module, inside: bool, tmp_path: Path) -> None:
-    network = nn.Sequential(layer, nn.Tanh()) if inside else layer
+    network = nn.Sequential(nn.Tanh(), layer) if inside else layer
     for suffix in (".t7", ".npz"):
         dpnn_bridge.save(tmp_path / f"net{suffix}", network)
     with pytest.raises(VerificationError, match="compare the file with the network's own file"):
