@@ -50,3 +50,8 @@ def relocate(module: nn.Module, offset: int = 0, like: Mapping[str, Tensor] | No
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         tensor.data = moved(tensor, offset, (like or {}).get(name))
     return module
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter or buffer; the CPU if it has none."""
+    return next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))

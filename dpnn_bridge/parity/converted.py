@@ -19,7 +19,7 @@ from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.regular import MAX_BYTES, check_file, check_readable
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import BITS, Difference, compare_tensor
-from dpnn_bridge.compare.memory import copied, relocate
+from dpnn_bridge.compare.memory import copied, device_of, relocate
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.faster import without_faster
 from dpnn_bridge.conversion.fields import record_of
@@ -99,7 +99,7 @@ def compare_converted(
         compare_results(layers, source, written, subject.table, path, export)
     network, export_of = (written.network, written.modules.get("")) if written.network else (subject.network, module)
     if network is not None and export_of is not None and source.value is not None:
-        network = network.to(next(_devices(module), torch.device("cpu")), dtype).train(module.training)
+        network = network.to(device_of(module), dtype).train(module.training)
         result.whole += compare_with_network(network, export_of, source.value, running)
     if written.modules and not result.differences:  # a model without tensors, and without an input
         result.whole.append(Difference("classes and settings", 0.0, 0.0))
@@ -160,7 +160,7 @@ def _open(
         other = loaded(path, subject.options, subject.key, module)
         export = subject.as_exported(other, module) if subject.obj is not None else None
         network = None if export is None else other
-        other = relocate((export or other).to(next(_devices(module), torch.device("cpu")), dtype))
+        other = relocate((export or other).to(device_of(module), dtype))
         modes = {name: m.training for name, m in other.named_modules()}
         other.train(module.training)
         if not format.loads:  # .t7 does not store whether a parameter is frozen
@@ -184,10 +184,6 @@ def _open(
     check_file(path, MAX_BYTES if format.suffix == ".py" else None)
     check_readable(path)
     return wrap_errors(T7Error, f"reading {path}")(format.open)(path, module, subject.key)
-
-
-def _devices(module: nn.Module) -> Any:
-    return (t.device for t in [*module.parameters(), *module.buffers()])
 
 
 def _cast_as_file(result: Verification, module: nn.Module, written: Written, path: Path) -> None:

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import BITS, Difference, compare
+from dpnn_bridge.compare.memory import device_of
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_value
@@ -36,8 +36,7 @@ VARIATION_MARGIN = 4
 
 def input_of(module: nn.Module, written: Written, table: LuaTable) -> Any:
     """Return the input in a table, or else the file's own input, in the precision of a model; None without an input."""
-    device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
-    value = to_value(table["input"], device=device) if "input" in table else written.example
+    value = to_value(table["input"], device=device_of(module)) if "input" in table else written.example
     floats = {p.dtype for p in module.parameters() if p.is_floating_point()}  # buffers, as of nn.NCEModule, may differ
     floats = floats or {t.dtype for t in module.buffers() if t.is_floating_point()}
     return value if value is None else nested.cast(value, floats.pop() if len(floats) == 1 else None)
