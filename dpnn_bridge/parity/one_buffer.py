@@ -7,7 +7,7 @@ table of results, not in an ``nn.Sequential``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
@@ -58,6 +58,13 @@ _COPIES = frozenset(
         *("SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose", "WhiteNoise"),
     )
 ) | {"fbnn.NestedDropout", "onmt.VariationalDropout", "w2nn.ShakeShakeTable"}
+#: classes that combine the tensors of a table one after the other in their output
+_ACCUMULATE = {
+    "nn.CAddTable": torch.add,
+    "nn.CMulTable": torch.mul,
+    "nn.CMaxTable": torch.maximum,
+    "nn.CMinTable": torch.minimum,
+}
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
 _IF_ONCE = frozenset(
     f"nn.{name}"
@@ -73,7 +80,7 @@ class OneBuffer:
 
     Args:
         unused: the model before its run.
-        repeated: the modules that occur several times.
+        repeated: the modules that occur several times. Modules inside them have one buffer each, too.
 
     Attributes:
         output: the output of this forward pass, after :meth:`affected`.
@@ -88,7 +95,8 @@ class OneBuffer:
     is_undefined = False
 
     def __init__(self, unused: Unused, repeated: Iterable[nn.Module]) -> None:
-        chosen = {id(m) for m in repeated}
+        memo: set[nn.Module] = set()
+        chosen = {id(m) for module in repeated for _, m in module.named_modules(memo)}
         self._unused = unused
         self._repeated = [i for i, number in enumerate(unused.ids) if number in chosen]
 
@@ -119,7 +127,7 @@ class OneBuffer:
         """
         model = self._unused.copy()
         modules = list(model.modules())
-        repeated = list({id(m): m for i in self._repeated for m in modules[i].modules()}.values())
+        repeated = [modules[i] for i in self._repeated]
         names = _USES_INPUT | _USES_OUTPUT | _USES_LAST_INPUT
         known = {m for m in modules if lua_name(m) in names}
         if not known.issuperset(repeated) or not all(m in known or lua_name(m) in _IF_ONCE for m in modules):
@@ -147,10 +155,14 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
     """
     several = set(repeated)
     buffers: dict[tuple[nn.Module, int], Tensor] = {}
+    memories: set[int] = set()
     undefined: list[nn.Module] = []
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> Any:
-        inputs = {storage_id(t): t for t in nested.tensors(args)}
+        given = list(nested.tensors(args))
+        inputs = {storage_id(t): t for t in given}
+        if lua_name(module) in _ACCUMULATE and module in several and isinstance(output, Tensor):
+            output = _accumulated(module, given, buffers.get((module, 0)))
         position = count()
         inplace = is_inplace(module)
         copies = _copies(module) and not inplace
@@ -159,17 +171,18 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
             is_shared = storage_id(result) in inputs
             if is_shared and not copies:
                 return result
-            if inplace and len(inputs) == 1:  # the modules of a .t7 do not change their input
-                ((memory, given),) = inputs.items()
-                if given.shape == result.shape and any(storage_id(buffer) == memory for buffer in buffers.values()):
-                    return given.copy_(result)
+            if inplace and given and storage_id(given[0]) in memories and given[0].shape == result.shape:
+                return given[0].copy_(result)  # the modules of a .t7 do not change their input
             if module not in several:
                 return result.clone() if is_shared else result
+            if not is_shared and storage_id(result) in memories:  # a container returns the result of a module inside
+                return result
             key = module, next(position)
             if key not in buffers or buffers[key].dtype != result.dtype:
                 buffers[key] = result.clone()
-            given = inputs.get(storage_id(buffers[key]))
-            if given is not None and given.shape == result.shape and lua_name(module) in _UNDEFINED:
+                memories.add(storage_id(buffers[key]))
+            own = inputs.get(storage_id(buffers[key]))
+            if own is not None and own.shape == result.shape and lua_name(module) in _UNDEFINED:
                 undefined.append(module)
                 result = torch.full_like(result, torch.nan)
             return buffers[key].resize_(result.shape).copy_(result)
@@ -180,6 +193,15 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
         for module in modules:
             stack.callback(module.register_forward_hook(after_forward).remove)
         yield undefined
+
+
+def _accumulated(module: nn.Module, given: Sequence[Tensor], buffer: Tensor | None) -> Tensor:
+    """Return the result of a layer that writes each partial result where a later input may be."""
+    result, combine = given[0], _ACCUMULATE[lua_name(module)]
+    for other in given[1:]:
+        is_own = buffer is not None and storage_id(other) == storage_id(buffer)
+        result = combine(result, result if is_own else other)
+    return result
 
 
 def _copies(module: nn.Module) -> bool:
@@ -210,11 +232,13 @@ def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> 
     """
     several = set(repeated)
     buffers: dict[tuple[nn.Module, str], Tensor] = {}
+    memories: set[int] = set()
     results: dict[nn.Module, list[Tensor]] = {}
 
     def in_memory(module: nn.Module, name: str, value: Tensor) -> Tensor:
         """Return a value in the memory of the earlier uses, which is overwritten."""
         buffer = buffers.setdefault((module, name), value.detach().clone())
+        memories.add(storage_id(buffer))
         if buffer.shape != value.shape:
             raise ValueError("another size")
         buffer.copy_(value.detach())
@@ -232,7 +256,7 @@ def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> 
         if lua_name(module) in _USES_INPUT and not module._modules:
             compute = partial(_from_input, module, args[0])
             output = GivenGradients.apply(compute, output.detach(), args[0], *module.parameters())
-        if module not in several:
+        if module not in several or storage_id(output) in memories:  # a container returns that of a module inside
             return output
         if lua_name(module) in _USES_OUTPUT:  # autograd has stored the result
             results.setdefault(module, []).append(output)

@@ -196,6 +196,34 @@ def test_a_nan_that_is_no_undefined_result_is_different() -> None:
     assert [found["output[1]"], found["output[2]"]] == [Verdict.KNOWN, Verdict.DIFFERENT]
 
 
+def reused(*modules: nn.Module) -> nn.Sequential:
+    """A container that runs twice."""
+    block = nn.Sequential(*modules)
+    return nn.Sequential(block, block).double()
+
+
+def test_a_container_that_occurs_twice_in_a_row_overwrites_what_the_modules_inside_read() -> None:
+    x, wrong = torch.randn(2, 4).double(), torch.randn(2, 4).double()
+    linear = nn.Linear(4, 4)
+    assert verdict(reused(linear), x, wrong) == Verdict.KNOWN
+    assert verdict(reused(linear, nn.ReLU(inplace=True)), x, wrong) == Verdict.KNOWN
+    assert verdict(reused(linear, nn.ReLU()), x, wrong) == Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-6])
+@pytest.mark.parametrize(
+    ("name", "combine"),
+    [("CAddTable", torch.add), ("CMulTable", torch.mul), ("CMaxTable", torch.maximum), ("CMinTable", torch.minimum)],
+)
+def test_a_residual_block_twice_in_a_row_adds_to_its_own_result(name: str, combine: Any, off: float) -> None:
+    """``nn.CAddTable`` copies its first input onto the second one before it reads that."""
+    branch = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).double()
+    x, table = torch.randn(2, 4).double(), to_torch(lua(f"nn.{name}", inplace=False))
+    model = reused(ConcatTable(branch, nn.Identity()), table)
+    second = branch(combine(branch(x), x)).detach()
+    assert verdict(model, x, combine(second, second) + off) == (Verdict.DIFFERENT if off else Verdict.KNOWN)
+
+
 def test_results_that_an_undefined_one_does_not_reach_are_compared() -> None:
     shared, x = nn.Linear(4, 4), torch.randn(2, 4).double()
     model = ConcatTable(nn.Sequential(shared, shared), nn.Linear(4, 3)).double()
