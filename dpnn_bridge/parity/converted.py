@@ -99,8 +99,8 @@ def compare_converted(
         compare_results(layers, source, written, subject.table, path, export)
     network, export_of = (written.network, written.modules.get("")) if written.network else (subject.network, module)
     if network is not None and export_of is not None and source.value is not None:
-        network = network.to(device_of(module), dtype).train(module.training)
-        result.whole += compare_with_network(network, export_of, source.value, running)
+        network, index_base = network.to(device_of(module), dtype), subject.options.index_base
+        result.whole += compare_with_network(network, export_of, source.value, running, index_base)
     if written.modules and not result.differences:  # a model without tensors, and without an input
         result.whole.append(Difference("classes and settings", 0.0, 0.0))
     if format.program:

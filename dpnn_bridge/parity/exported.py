@@ -14,7 +14,6 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.compare.memory import copied
-from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import convert_object, to_lua, to_lua_assuming
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
@@ -27,8 +26,8 @@ from dpnn_bridge.parity.bounded import RunLimits
 
 #: note for the report, after the name of the file
 NOTE = "has layers of PyTorch. The layers of its export to Torch7 were compared"
-#: accepted relative difference of the outputs of a network and its export, which may add up in another order
-ROUNDING = Tolerance(1e-10, 1e-4)
+#: accepted relative difference of the outputs of a network and its export, which both compute in double precision
+ROUNDING = Tolerance(1e-7)
 #: numbers of dimensions that an input of a layer may have
 DIMENSIONS = range(1, 6)
 
@@ -81,34 +80,66 @@ def as_exported(module: nn.Module, torch7: nn.Module, value: Any, options: Optio
     return best
 
 
-def compare_with_network(network: nn.Module, export: nn.Module, value: Any, running: RunLimits) -> list[Difference]:
-    """Compare the output of a network of PyTorch with the output of its export: both are in the mode of the run.
+def compare_with_network(
+    network: nn.Module, export: nn.Module, value: Any, running: RunLimits, index_base: int
+) -> list[Difference]:
+    """Compare the output of a network of PyTorch with the output of its export, in the mode of the export.
 
-    Of a tuple, only the first part is compared if the export returns one tensor: a recurrent layer returns its state
-    too. The comparison is empty if the network draws random numbers or does not accept the input.
+    Both compute in double precision on the CPU, so that rounding is no difference. The comparison is empty if the
+    network draws random numbers or does not accept the input.
+
+    Args:
+        network, export: the network and its export.
+        value: an input of the export.
+        running: limits the resources of a run.
+        index_base: first index for the export; the first one for the network's ``nn.Embedding`` is 0.
     """
     before = torch.get_rng_state()
-    outputs = []
-    with torch.random.fork_rng(), torch.no_grad(), full_precision():
-        for module in (network, export):
-            own = copied(module)
-            try:
-                with running(own):
-                    outputs.append(own(nested.copied(value)))
-            except ConversionLimitError:
-                raise
-            except Exception:  # the comparison of the layers reports the error
+    value = nested.map_tensors(_in_double, value)
+    modes = {module.training for module in export.modules()}
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            outputs = [_output_of(module, value, running, modes, index_base) for module in (network, export)]
+            if not torch.equal(before, torch.get_rng_state()):
                 return []
-        if not torch.equal(before, torch.get_rng_state()):
-            return []
-    expected, found = outputs
+    except ConversionLimitError:
+        raise
+    except Exception:  # the comparison of the layers reports the error
+        return []
+    expected, found = _as_in_torch7(*outputs)
+    return compare("output of the network in PyTorch", found, expected, ROUNDING)
+
+
+def _in_double(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else None)
+
+
+def _output_of(module: nn.Module, value: Any, running: RunLimits, modes: set[bool], index_base: int) -> Any:
+    own = copied(module).to("cpu", torch.float64)
+    if len(modes) == 1:  # otherwise the parts of both are in the modes of the file
+        own.train(*modes)
+    for part in own.modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and record_of(part) is None:
+            part.register_forward_pre_hook(lambda _, args: (args[0].long() - index_base, *args[1:]))
+    with running(own):
+        return own(nested.copied(value))
+
+
+def _as_in_torch7(expected: Any, found: Any) -> tuple[Any, Any]:
+    """Return the results of a network and of its export, as the export returns those of the network.
+
+    A recurrent layer returns its output, without the state, and Torch7 has no tensors without dimensions.
+    """
     if isinstance(expected, tuple) and isinstance(found, Tensor):
         expected = expected[0]
+    if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)) and len(expected) == len(found):
+        pairs = [_as_in_torch7(*parts) for parts in zip(expected, found, strict=True)]
+        return [e for e, _ in pairs], [f for _, f in pairs]
     if isinstance(expected, Tensor) and isinstance(found, Tensor):
-        if expected.squeeze().shape == found.squeeze().shape:  # Torch7 has no tensors without dimensions
+        if expected.squeeze().shape == found.squeeze().shape:
             found = found.reshape(expected.shape)
         found = found.to(expected)
-    return compare("output of the network in PyTorch", found, expected, ROUNDING)
+    return expected, found
 
 
 def _exports(module: nn.Module, value: Any, options: Options) -> Iterator[nn.Module]:

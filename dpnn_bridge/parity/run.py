@@ -68,12 +68,13 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
             if any(d.error > d.tolerance for d in per_layer.by_key().values()):
                 result.notes.append(ON_TORCH7S_VALUES)
         judge(experiment, outcome, None, random)
-    result.whole = outcome.whole
+    whole = outcome.whole
     if per_layer is not outcome and any(not d.ok for d in per_layer.by_key().values()):
         # the other differences may be consequences
-        result.whole = [d for d in outcome.whole if d.name.startswith(WHOLE) or d.name in UNASSIGNED]
+        whole = [d for d in whole if d.name.startswith(WHOLE) or d.name in UNASSIGNED]
     elif per_layer is not outcome:  # the layers contain the parameters of the second run
-        result.whole = [d for d in outcome.whole if not d.name.startswith("params[")]
+        whole = [d for d in whole if not d.name.startswith("params[")]
+    result.whole += whole  # those of a converted file are before them
     for i, (layer, found) in enumerate(zip(result.layers, per_layer.layers, strict=True)):
         entry = outcome.entry(i)
         layer.order = entry.last if entry else 0

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from formula import linear, lua, random
-from torch import nn
 
 import dpnn_bridge
 from dpnn_bridge import write_t7
@@ -63,22 +62,3 @@ def test_a_container_with_random_numbers_that_runs_twice(seed: int | None, tmp_p
     write_t7(tmp_path / "ref.t7", LuaTable({**table, **({} if seed is None else {"seed": seed})}))
     found = verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7")
     assert found.verdict == (Verdict.RANDOM if seed is None else Verdict.EQUAL)
-
-
-@pytest.mark.parametrize("swapped", [False, True])
-@pytest.mark.parametrize(
-    ("example", "input", "expected"), [((3, 4), (3, 4), Verdict.EQUAL), ((3, 4), (2, 3, 4), Verdict.DIFFERENT)]
-)
-def test_an_export_that_computes_something_else_than_its_network(
-    example: tuple[int, ...], input: tuple[int, ...], expected: Verdict, swapped: bool, tmp_path: Path
-) -> None:
-    """The last dimension of the example is the second one in Torch7, whatever the input."""
-    net = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)).eval()
-    dpnn_bridge.save(tmp_path / "net.pt", net)
-    dpnn_bridge.save(tmp_path / "net.t7", net, input=torch.randn(example))
-    files = [tmp_path / "net.pt", tmp_path / "net.t7"]
-    model, other = reversed(files) if swapped else files
-    result = verify(model, other, input=torch.randn(input))
-    assert result.verdict == expected
-    failed = [d.name for d in result.differences if not d.ok]
-    assert failed == ([] if expected == Verdict.EQUAL else ["output of the network in PyTorch"])
