@@ -38,6 +38,8 @@ def _returns_tuple(module: nn.Module) -> bool:
 class _Uses:
     def __init__(self, root: nn.Module) -> None:
         self.selections: dict[int, nn.Module] = {}
+        self._selected: dict[int, _Tuple] = {}
+        self._of_tables: set[int] = set()
         self._paths = {id(module): path for path, module in root.named_modules()}
         self._outputs: dict[tuple[int, _Tuple | None], _Tuple | None] = {}
 
@@ -61,16 +63,31 @@ class _Uses:
             return value
         if mapping.is_graph:
             return self._output_of_graph(module, value)
+        if "nn.SelectTable" in mapping.names and is_exact:
+            return self._output_of_selection(module, value)
         if value is not None:
             if type(module) is nn.Identity:
                 return value
-            if "nn.SelectTable" in mapping.names and is_exact and not value.is_inside and module.index in (1, -2):
-                self.selections[id(module)] = nn.Identity().train(module.training)
-                return None
             if "nn.ConcatTable" not in mapping.names:
                 self._refuse(module, value)
         found = [output for child in children if (output := self.output_of(child, value)) is not None]
         return _Tuple(found[0].layer, is_inside=True) if found and registry.is_built_in(mapping) else None
+
+    def _output_of_selection(self, module: Any, value: _Tuple | None) -> None:
+        if value is None:
+            self._of_tables.add(id(module))
+        elif value.is_inside or module.index not in (1, -2):
+            self._refuse(module, value)
+        else:
+            self.selections[id(module)] = nn.Identity().train(module.training)
+            self._selected[id(module)] = value
+        if id(module) in self._of_tables and id(module) in self._selected:
+            layer = self._name_of(self._selected[id(module)])
+            raise self._error(
+                module,
+                f"it selects from the tuple (output, state) of {layer}, whose Lua module returns only the output, and "
+                "in another place from a table; use two SelectTable objects",
+            )
 
     def _output_of_graph(self, graph: Any, value: _Tuple | None) -> _Tuple | None:
         values: list[_Tuple | None] = []
@@ -90,10 +107,15 @@ class _Uses:
 
     def _refuse(self, module: nn.Module, value: _Tuple) -> NoReturn:
         """Raise the error for a module that gets the tuple of a recurrent layer."""
-        layer = f"{self._paths[id(value.layer)]} ({type(value.layer).__name__})"
-        raise ConversionError(
-            f"its input contains the tuple (output, state) of {layer}, and the Lua module of that layer returns only "
-            f"the output; select the output directly after the layer, with SelectTable(1); see {EXPORT_GUIDE}",
-            path=self._paths[id(module)],
-            class_name=type(module).__name__,
+        raise self._error(
+            module,
+            f"its input contains the tuple (output, state) of {self._name_of(value)}, and the Lua module of that layer "
+            f"returns only the output; select the output directly after the layer, with SelectTable(1); see "
+            f"{EXPORT_GUIDE}",
         )
+
+    def _name_of(self, value: _Tuple) -> str:
+        return f"{self._paths[id(value.layer)]} ({type(value.layer).__name__})"
+
+    def _error(self, module: nn.Module, message: str) -> ConversionError:
+        return ConversionError(message, path=self._paths[id(module)], class_name=type(module).__name__)

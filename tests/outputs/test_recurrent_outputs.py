@@ -133,6 +133,20 @@ def test_an_element_of_the_result_becomes_the_output() -> None:
     torch.testing.assert_close(to_torch(to_lua(net))(x), [expected[0][0], expected[1]])
 
 
+@pytest.mark.parametrize("tuple_first", [True, False])
+def test_one_object_that_selects_from_a_tuple_and_from_a_table(tuple_first: bool, tmp_path: Path) -> None:
+    """A file keeps that it is one object, and it is written once."""
+    select, linear = SelectTable(1), nn.Linear(3, 4)
+    branches = [chain(nn.GRU(3, 4), select), chain(ConcatTable(linear, linear), select)]
+    net = ConcatTable(*(branches if tuple_first else branches[::-1]))
+    dpnn_bridge.save(tmp_path / "a.pt", net)
+    with pytest.raises(ConversionError, match="use two SelectTable objects"):
+        to_lua(dpnn_bridge.load(tmp_path / "a.pt"))
+    branches[1][1] = SelectTable(1)
+    found = to_torch(to_lua(net))(x := torch.randn(5, 2, 3))
+    torch.testing.assert_close(found, net(x))
+
+
 def test_a_pytorch_file_keeps_the_tuple(tmp_path: Path) -> None:
     net, x = chain(nn.GRU(3, 4), FlattenTable(), SelectTable(2)), torch.randn(5, 2, 3)
     dpnn_bridge.save(tmp_path / "a.pt", net)
