@@ -306,13 +306,16 @@ def select(
 
 def _several(root: Any, found: list[Candidate]) -> LuaObject:
     """Combine models of equal rank in one object. Deserialized containers replace their serialized form."""
-    root = deserialized(root)
+    parts: onmt.Parts = {}
+    replaced = [root]  # kept, because `parts` contains their ids
+    root = deserialized(root, parts)
     models = LuaTable()
     for candidate in found:
         value = root
         for key in candidate.path:
-            inner = deserialized(value[key])
+            inner = deserialized(value[key], parts)
             if inner is not value[key]:
+                replaced.append(value[key])
                 value[key] = inner
             value = inner
         models[candidate.key] = value

@@ -215,6 +215,7 @@ def _store_entries(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any],
         table = dict(enumerate(table, 1))
     known: dict[int, dict[str, int] | None] = {}  # many entries may be one table
     are_names, merged = _once(_are_names), set[int]()
+    is_first = _once(lambda tokens: tokens == checkpoint.vocabulary)
     for key, raw in table.items():
         name = str(key)
         value = raw if _OPTIMIZER.search(name) and isinstance(raw, (LuaTable, LuaObject)) else plain(raw)
@@ -225,7 +226,7 @@ def _store_entries(checkpoint: Checkpoint, table: Mapping[Any, Any] | list[Any],
         elif (
             _VOCABULARY.match(name)
             and (tokens := _vocabulary_in(value, known))
-            and checkpoint.vocabulary in ({}, tokens)
+            and (not checkpoint.vocabulary or is_first(tokens))
         ):
             checkpoint.vocabulary = tokens
         elif _CLASSES.search(name) and not checkpoint.class_names and are_names(value):
@@ -305,26 +306,19 @@ def _once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return result
 
 
-def _cached(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that converts a value to plain data and applies ``function``, once for a shared table."""
-    return _once(lambda value: function(_plain_converter(set(), Budget(value))(value)))
-
-
 def _from_models(checkpoint: Checkpoint) -> None:
     """Add vocabulary and class names that modules store in their fields, unless the table has them."""
-    vocabulary = _cached(lambda plain: vocabulary_of(plain) or {})
-    names_in = _cached(lambda plain: _are_names(plain) and plain)
-    for model in checkpoint.models.values():
-        for module in model.modules():
-            record = record_of(module)
-            for name, value in record.fields.items() if record else ():
-                if not isinstance(name, str):
-                    continue
-                if _VOCABULARY.match(name) and not checkpoint.vocabulary:
-                    checkpoint.vocabulary = vocabulary(value)
-                elif _CLASSES.search(name) and not checkpoint.class_names:
-                    checkpoint.class_names = names_in(value) or []
-            for name in ("idx_to_token", "token_to_idx", "vocab"):
-                value = getattr(module, name, None)
-                if not checkpoint.vocabulary and isinstance(value, (dict, list)):
-                    checkpoint.vocabulary = vocabulary_of(value) or {}
+    known: dict[int, dict[str, int] | None] = {}  # many modules may share a table
+    are_names, fields = _once(_are_names), list[tuple[str, Any]]()
+    for module in (module for model in checkpoint.models.values() for module in model.modules()):
+        record = record_of(module)
+        items = record.fields.items() if record else ()
+        fields += [(k, v) for k, v in items if isinstance(k, str) and (_VOCABULARY.match(k) or _CLASSES.search(k))]
+        values = (getattr(module, name, None) for name in ("idx_to_token", "token_to_idx", "vocab"))
+        fields += [("vocab", value) for value in values if isinstance(value, (dict, list))]
+    plain = _plain_converter(set(), Budget(LuaTable.from_list(value for _, value in fields)))
+    for name, value in fields:
+        if _VOCABULARY.match(name) and not checkpoint.vocabulary:
+            checkpoint.vocabulary = _vocabulary_in(plain(value), known) or {}
+        elif _CLASSES.search(name) and not checkpoint.class_names and are_names(names := plain(value)):
+            checkpoint.class_names = names

@@ -11,7 +11,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.checkpoints import describe as describing
 from dpnn_bridge.checkpoints.describe import describe
-from dpnn_bridge.checkpoints.find import affordable, candidates, looks_like_module
+from dpnn_bridge.checkpoints.find import affordable, candidates, looks_like_module, select
 from dpnn_bridge.errors import ConversionLimitError
 from dpnn_bridge.files import checkpoint, model_keys, summary
 from dpnn_bridge.loaders import write_t7
@@ -51,6 +51,9 @@ def test_parts_that_models_of_opennmt_share_are_copied_once() -> None:
     assert [c.obj.class_name for c in found] == ["onmt.Seq2Seq"] * 2
     assert found[0].obj["encoder"] is found[1].obj["encoder"]
     assert found[0].obj["decoder"].class_name == "onmt.Decoder"
+    models = select(LuaTable({"a": first, "b": second}), together=True).obj["models"]
+    assert [m.class_name for m in models.values()] == ["onmt.Seq2Seq"] * 2
+    assert models["a"]["encoder"] is models["b"]["encoder"]
 
 
 @pytest.fixture
@@ -118,23 +121,41 @@ def test_a_table_in_a_vocabulary_is_searched_once(monkeypatch: pytest.MonkeyPatc
     assert checkpoint.vocabulary_of({"idx": value, "vocab": tokens, "vocabulary": tokens}) == tokens
 
 
-def test_a_table_that_modules_share_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searched = 0
-    plainly = checkpoint._plain_converter
-
-    def counted(*args: Any) -> Any:
-        nonlocal searched
-        searched += 1
-        return plainly(*args)
-
-    monkeypatch.setattr(checkpoint, "_plain_converter", counted)
+def test_a_table_that_modules_share_is_converted_and_searched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Any] = []
+    search = checkpoint._search_vocabulary
+    monkeypatch.setattr(checkpoint, "_search_vocabulary", lambda *args: searched.append(args[0]) or search(*args))
     table = LuaTable({"a": 1, "b": "no number"})
-    layers = [module("nn.Tanh", vocab=table, classes=table) for _ in range(30)]
+    layers = [module("nn.Tanh", vocab=LuaTable({"word_to_idx": table}), classes=table) for _ in range(30)]
     write_t7(tmp_path / "m.t7", module("nn.Sequential", *layers))
     found = dpnn_bridge.load_checkpoint(tmp_path / "m.t7")
     assert (found.vocabulary, found.class_names) == ({}, [])
-    assert searched == 2
+    assert len(searched) == 31
+    assert len({id(value.get("word_to_idx")) for value in searched}) == 2  # one table in the 30, and that table
     assert isinstance(found.model, nn.Sequential)
+
+
+def test_two_equal_vocabularies_under_many_names_are_compared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared, once = 0, checkpoint._once
+
+    def counted(function: Any) -> Any:
+        def called(value: Any) -> Any:
+            nonlocal compared
+            compared += isinstance(value, dict)
+            return function(value)
+
+        return once(called)
+
+    monkeypatch.setattr(checkpoint, "_once", counted)
+    words = [LuaTable({"a": 1, "b": 2}) for _ in range(2)]
+    write_t7(tmp_path / "c.t7", LuaTable({f"vocab{i}": words[i % 2] for i in range(30)}))
+    found = dpnn_bridge.load_checkpoint(tmp_path / "c.t7")
+    assert (found.vocabulary, found.rest) == ({"a": 1, "b": 2}, {})
+    assert compared == 2
 
 
 def test_encoders_that_share_a_list_are_converted_with_one_list() -> None:
