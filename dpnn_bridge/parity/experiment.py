@@ -6,10 +6,10 @@ perturbed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +31,7 @@ from dpnn_bridge.parity.faults import Faults, compare_output
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
 from dpnn_bridge.parity.in_place import is_restored
 from dpnn_bridge.parity.layers import Calls, Given, Node, is_inplace, object_of, recorded, tree
+from dpnn_bridge.parity.left_results import LeftResults
 from dpnn_bridge.parity.lua_layers import compare_field, input_after_forward, returns_field
 from dpnn_bridge.parity.seeds import manual_seed
 
@@ -313,20 +314,16 @@ class Experiment:
             entry = outcome.entry(i) if is_inplace(node.module) else None
             values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
             tensors = [v for v in values if isinstance(v, Tensor)]
-            left += [(i, v, float(v.double().sum())) for v in tensors if len(tensors) > 1]
-        found: dict[int, int] = {}
-        for i, value, buffer in results if left else ():
-            expected = to_expected(buffer)
-            if i in overwriters or not isinstance(expected, Tensor) or self._agrees(value, expected):
-                continue
-            total = float(expected.double().sum())
-            near = (j for j, v, s in left if math.isclose(s, total, rel_tol=1e-3) and self._agrees(v, expected))
-            if (j := next(near, None)) is not None:
-                found[i] = j
-        return found
+            left += [(i, v) for v in tensors if len(tensors) > 1]
+        if not left:
+            return {}
+        tolerance = self.tolerance if name == "output" else self.gradient_tolerance
+        search = LeftResults(left, partial(self._agrees, tolerance=tolerance))
+        found = ((i, search.layer_of(v, to_expected(buffer))) for i, v, buffer in results if i not in overwriters)
+        return {i: j for i, j in found if j is not None}
 
-    def _agrees(self, value: Any, expected: Any) -> bool:
-        return all(d.ok for d in compare("result", value, expected, self.tolerance))
+    def _agrees(self, value: Any, expected: Any, *, tolerance: Tolerance | None = None) -> bool:
+        return all(d.ok for d in compare("result", value, expected, tolerance or self.tolerance))
 
     def _overwritten_in_lua(
         self, outcome: Outcome, results: list[tuple[int, Any, Any]], overwriters: dict[int, int]

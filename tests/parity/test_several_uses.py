@@ -14,20 +14,25 @@ from dpnn_bridge import write_t7
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.parity.left_results import LeftResults
 from dpnn_bridge.parity.verify import verify
 from dpnn_bridge.torch7.draws import torch7_random
 
 X = random(3, 4, seed=1)
 
 
-@pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("off", [0.0, 1e-6])
-def test_a_layer_in_place_that_runs_twice_overwrites_both_inputs(off: float, inside: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("inside", "off"), [("", 0.0), ("", 1e-6), ("nn.Sequential", 0.0), ("nn.Sequential", 1e-6), ("nn.ConcatTable", 0.0)]
+)
+def test_a_layer_in_place_that_runs_twice_overwrites_both_inputs(off: float, inside: str, tmp_path: Path) -> None:
     first, second = linear(4, 5, seed=2), linear(5, 3, seed=4)
     relu = lua("nn.ReLU", threshold=0, val=0, inplace=True)
 
     def net(*layers: LuaObject) -> LuaObject:
-        start = [lua("nn.Sequential", layers[0], train=False)] if inside else [layers[0]]
+        start = [layers[0]] if not inside else [lua(inside, layers[0], train=False)]
+        if inside == "nn.ConcatTable":
+            start[0]["output"] = LuaTable.from_list([layers[0]["output"]] if "output" in layers[0] else [])
+            start.append(lua("nn.SelectTable", index=1, train=False))
         return lua("nn.Sequential", *start, *layers[1:], train=False)
 
     def after(layer: LuaObject, output: LuaTensor) -> LuaObject:
@@ -62,3 +67,22 @@ def test_a_container_with_random_numbers_that_runs_twice(seed: int | None, tmp_p
     write_t7(tmp_path / "ref.t7", LuaTable({**table, **({} if seed is None else {"seed": seed})}))
     found = verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7")
     assert found.verdict == (Verdict.RANDOM if seed is None else Verdict.EQUAL)
+
+
+def test_results_that_a_layer_left_are_found_among_many_with_the_same_sum() -> None:
+    numbers, compared = torch.arange(-50.0, 51.0).double(), 0
+    generator = torch.Generator().manual_seed(0)
+    results = [numbers[torch.randperm(101, generator=generator)] for _ in range(400)]
+
+    def agrees(a: torch.Tensor, b: torch.Tensor) -> bool:
+        nonlocal compared
+        compared += 1
+        return torch.allclose(a, b, rtol=0, atol=1e-4)
+
+    search, noise = LeftResults(enumerate(results), agrees), 1e-6 * torch.randn(101).double()
+    for i, result in enumerate(results):
+        assert search.layer_of(numbers, result + noise) == i
+        assert search.layer_of(numbers, result + 0.01 * numbers.sign()) is None
+        assert search.layer_of([numbers, numbers], [numbers, result]) == i
+        assert search.layer_of(numbers, numbers) is None  # it was not overwritten
+    assert compared < 400 * 20
