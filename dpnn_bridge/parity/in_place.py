@@ -28,7 +28,7 @@ from dpnn_bridge.parity.influence import Unused
 from dpnn_bridge.parity.layers import is_inplace, lua_name
 
 #: class -> function of the module and its output, which returns the input, computed as in Torch7
-_RESTORE: dict[str, Callable[[Any, Tensor], Tensor]] = {
+RESTORED: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "nn.MulConstant": lambda module, output: output / module.constant_scalar,
     "nn.AddConstant": lambda module, output: output + -module.constant_scalar,
 }
@@ -77,7 +77,7 @@ IN_PLACE = (
 
 def is_restored(obj: LuaObject) -> bool:
     """Return whether a module computes in place in its forward pass and restores its input in its backward pass."""
-    return obj.class_name in _RESTORE and bool(obj.get("inplace"))
+    return obj.class_name in RESTORED and bool(obj.get("inplace"))
 
 
 def may_share_memory(model: nn.Module) -> bool:
@@ -100,7 +100,7 @@ def of_torch7(unused: Unused, run: Callable[[nn.Module], list[Difference]]) -> l
     for restores in (False, True):
         model = unused.copy()
         try:
-            with torch.random.fork_rng(), _one_memory(model.modules(), restores=restores):
+            with torch.random.fork_rng(), one_memory(model.modules(), restores=restores):
                 found.append({d.name: d for d in run(model)})
         except Exception:  # a layer does not run twice
             return found
@@ -129,7 +129,7 @@ class _Memory:
         """What the memory contains after the backward pass."""
         values = self.values.clone()
         for module, positions in reversed(self.written):
-            if (restore := _RESTORE.get(lua_name(module))) is not None:
+            if (restore := RESTORED.get(lua_name(module))) is not None:
                 values[positions] = restore(module, values[positions])
         return values
 
@@ -149,7 +149,7 @@ class _Part:
     @property
     def is_changed(self) -> bool:
         """Whether a layer has written into the memory since."""
-        return len(self.memory.written) > self._before or any(lua_name(m) in _RESTORE for m, _ in self.memory.written)
+        return len(self.memory.written) > self._before or any(lua_name(m) in RESTORED for m, _ in self.memory.written)
 
     def now(self, *, restored: bool) -> Tensor:
         """Return the elements that are there in the backward pass."""
@@ -258,7 +258,7 @@ def _of_normalization(
 
 
 @contextmanager
-def _one_memory(modules: Iterable[nn.Module], *, restores: bool) -> Iterator[None]:
+def one_memory(modules: Iterable[nn.Module], *, restores: bool = False) -> Iterator[None]:
     """Let layers compute gradients from memory that they share with layers which compute in place.
 
     Args:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.parity import in_place
 from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Summary, Unused, summary
 from dpnn_bridge.parity.layers import is_inplace, lua_name
@@ -127,19 +128,20 @@ class OneBuffer:
         """
         model = self._unused.copy()
         modules = list(model.modules())
-        repeated = [modules[i] for i in self._repeated]
+        repeated = {modules[i] for i in self._repeated}
         names = _USES_INPUT | _USES_OUTPUT | _USES_LAST_INPUT
         known = {m for m in modules if lua_name(m) in names}
         if not known.issuperset(repeated) or not all(m in known or lua_name(m) in _IF_ONCE for m in modules):
             return None
-        if any(map(is_inplace, modules)):
+        if any(is_inplace(m) and lua_name(m) in in_place.RESTORED for m in modules):
             return None
         if any(m._parameters for m in repeated) and any(lua_name(m) in _SAME_GRADIENT for m in modules):
             return None  # Torch7 may write into the gradient that it reads
         try:
-            with _one_memory(modules, repeated):
+            others = [m for m in modules if m not in repeated or is_inplace(m)]
+            with in_place.one_memory(others), _one_memory(modules, repeated):
                 return {d.name: d for d in run(model)}
-        except Exception:  # a result has another size than that of an earlier use
+        except Exception:  # a result has another size than that of an earlier use, or a layer in place overwrites it
             return None
 
 
@@ -247,6 +249,8 @@ def _one_memory(modules: Iterable[nn.Module], repeated: Iterable[nn.Module]) -> 
         return given
 
     def before_forward(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        if is_inplace(module) and any(storage_id(t) in memories for t in nested.tensors(args)):
+            raise ValueError("a layer in place overwrites what all uses share")
         buffer = buffers.get((module, "output"))
         if buffer is not None and module._parameters and storage_id(args[0]) == storage_id(buffer):
             raise ValueError("two uses in a row: Torch7 would write into the gradient that it reads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,9 @@ def test_a_module_that_returns_its_parameter_keeps_it() -> None:
     assert shared.weight.tolist() == [0, 1, 2, 3]
 
 
+IN_PLACE = to_torch(lua("nn.ReLU", threshold=0, val=0, inplace=True))
+
+
 def gradients_of_torch7(model: Any, x: Tensor, g: Tensor) -> list[Tensor]:
     """The gradients of :func:`chain` in Torch7, where the activation's last result is in the place of the first."""
     first, shared, second, _, third = model
@@ -281,11 +285,17 @@ def gradients_of_torch7(model: Any, x: Tensor, g: Tensor) -> list[Tensor]:
         return [g_first @ first.weight, *parameters]
 
 
-@pytest.mark.parametrize("shared", [nn.ReLU(), nn.Tanh()], ids=repr)
-def test_gradients_from_an_overwritten_result_are_a_known_difference_and_wrong_ones_are_not(shared: nn.Module) -> None:
+@pytest.mark.parametrize("last", [None, "in place"])
+@pytest.mark.parametrize("shared", [nn.ReLU(), IN_PLACE, nn.Tanh()], ids=["ReLU", "ReLU in place", "Tanh"])
+def test_gradients_from_an_overwritten_result_are_a_known_difference_and_wrong_ones_are_not(
+    shared: nn.Module, last: str | None
+) -> None:
+    """Also beside layers in place: the container gives the next layer ``output``, the memory of the last use."""
     model: Any = chain(shared).train()
     x, g = torch.randn(5, 4).double(), torch.randn(5, 3).double()
-    right = gradients_of_torch7(model, x, g)
+    right = gradients_of_torch7(model, x, g if last is None else g * (model(x) > 0))
+    if last is not None:
+        model.append(IN_PLACE if shared is not IN_PLACE else copy.deepcopy(IN_PLACE))
     assert not torch.allclose(right[3], torch.autograd.grad(model(x), model[2].weight, g)[0])
 
     def verdicts(gradients: list[Tensor]) -> dict[str, Verdict]:
