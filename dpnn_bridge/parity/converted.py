@@ -347,8 +347,10 @@ def _nodes(graph: GModule) -> list[Any]:
 def _same_class(wanted: type[nn.Module], found: type[nn.Module], *, program: bool) -> bool:
     """Return whether two classes have the same name; plugins may have been imported twice.
 
-    A program appends a number to the name of a second class with that name.
+    A program appends a number to the name of a second class with that name, if it contains the class.
     """
+    if program and found.__module__.startswith("torch."):
+        return wanted.__name__ == found.__name__
     if program:
         name = rf"{re.escape(wanted.__name__)}\d*"
         return issubclass(wanted, GModule) or re.fullmatch(name, found.__name__) is not None

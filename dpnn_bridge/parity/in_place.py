@@ -25,7 +25,7 @@ from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Unused
-from dpnn_bridge.parity.layers import is_inplace, lua_name
+from dpnn_bridge.parity.layers import copies_input, is_inplace, lua_name
 
 #: class -> function of the module and its output, which returns the input, computed as in Torch7
 RESTORED: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -178,6 +178,8 @@ class _Memories:
         """Write the output of a layer that computes in place over its input."""
         part = self.part(given)
         part.write(module, output.detach())
+        if storage_id(output) == storage_id(given):  # an idle dropout returns its input
+            return
         positions = torch.zeros(_all_of(output).numel(), dtype=torch.int64, device=output.device)
         positions.as_strided(output.shape, output.stride(), output.storage_offset()).copy_(part.positions)
         self._place(output, part.memory, positions)
@@ -271,6 +273,8 @@ def one_memory(modules: Iterable[nn.Module], *, restores: bool = False) -> Itera
         if len(args) != 1 or not isinstance(output, Tensor):
             return output
         given, in_place = nested.first_tensor(args), is_inplace(module)
+        if copies_input(module) and not in_place and storage_id(output) in map(storage_id, nested.tensors(args)):
+            output = output.clone()
         by_output = lua_name(module) in _BY_OUTPUT
         if in_place or by_output:
             if args[0] is given and (by_output or lua_name(module) in _BY_INPUT):  # in place, input and output are one

@@ -17,6 +17,16 @@ from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.objects import LuaObject
 
+#: layers that return their input or a view of it in PyTorch, and a copy in Torch7; others return the same in both
+_COPIES = frozenset(
+    f"nn.{name}"
+    for name in (
+        *("Balance", "CAddTable", "CMaxTable", "CMinTable", "CMulTable", "ChannelDropout", "Dropout"),
+        *("InstanceNormalization", "Narrow", "PCAColorTransform", "Repeater", "Select", "SimpleColorTransform"),
+        *("SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose", "WhiteNoise"),
+    )
+) | {"fbnn.NestedDropout", "onmt.VariationalDropout", "w2nn.ShakeShakeTable"}
+
 
 @dataclass
 class Node:
@@ -76,6 +86,19 @@ def is_inplace(module: nn.Module) -> bool:
     """Return whether a module computes in place in Torch7."""
     record = record_of(module)
     return bool(getattr(module, "inplace", False) or (record is not None and record.fields.get("inplace")))
+
+
+def copies_input(module: nn.Module) -> bool:
+    """Return whether a layer copies in Torch7 where it returns its input or a view of it in PyTorch."""
+    name = lua_name(module)
+    if name == "nn.Convert":  # it flattens with a view, and permutes and selects with layers that copy
+        source, target = str(module.input_shape), str(module.output_shape)
+        return source != target and not (source.startswith("b") and target in ("bf", "bt"))
+    if name == "nn.Copy":
+        return not module._shares
+    if name == "nn.DontCast":
+        return bool(module.castout)
+    return name in _COPIES or (name == "nn.Sequencer" and not module.training)
 
 
 @dataclass

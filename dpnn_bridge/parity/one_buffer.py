@@ -22,7 +22,7 @@ from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.parity import in_place
 from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Summary, Unused, summary
-from dpnn_bridge.parity.layers import is_inplace, lua_name
+from dpnn_bridge.parity.layers import copies_input, is_inplace, lua_name
 
 #: classes whose backward pass in Torch7 uses the given input, and no buffer of the forward pass
 _USES_INPUT = frozenset(
@@ -50,15 +50,6 @@ _UNDEFINED = frozenset(
         "VolumetricDilatedConvolution",
     )
 )
-#: layers that return their input or a view of it in PyTorch, and a copy in Torch7; others return the same in both
-_COPIES = frozenset(
-    f"nn.{name}"
-    for name in (
-        *("Balance", "CAddTable", "CMaxTable", "CMinTable", "CMulTable", "ChannelDropout", "Dropout"),
-        *("InstanceNormalization", "Narrow", "PCAColorTransform", "Repeater", "Select", "SimpleColorTransform"),
-        *("SpatialRegionDropout", "SpatialUniformCrop", "TotalDropout", "Transpose", "WhiteNoise"),
-    )
-) | {"fbnn.NestedDropout", "onmt.VariationalDropout", "w2nn.ShakeShakeTable"}
 #: classes that combine the tensors of a table one after the other in their output
 _ACCUMULATE = {
     "nn.CAddTable": torch.add,
@@ -167,7 +158,7 @@ def _shared_buffers(repeated: Iterable[nn.Module], modules: Iterable[nn.Module])
             output = _accumulated(module, given, buffers.get((module, 0)))
         position = count()
         inplace = is_inplace(module)
-        copies = _copies(module) and not inplace
+        copies = copies_input(module) and not inplace
 
         def stored(result: Tensor) -> Tensor:
             is_shared = storage_id(result) in inputs
@@ -204,19 +195,6 @@ def _accumulated(module: nn.Module, given: Sequence[Tensor], buffer: Tensor | No
         is_own = buffer is not None and storage_id(other) == storage_id(buffer)
         result = combine(result, result if is_own else other)
     return result
-
-
-def _copies(module: nn.Module) -> bool:
-    """Return whether a layer copies in Torch7 where it returns its input or a view of it in PyTorch."""
-    name = lua_name(module)
-    if name == "nn.Convert":  # it flattens with a view, and permutes and selects with layers that copy
-        source, target = str(module.input_shape), str(module.output_shape)
-        return source != target and not (source.startswith("b") and target in ("bf", "bt"))
-    if name == "nn.Copy":
-        return not module._shares
-    if name == "nn.DontCast":
-        return bool(module.castout)
-    return name in _COPIES or (name == "nn.Sequencer" and not module.training)
 
 
 def _from_input(module: nn.Module, input: Tensor, gradient: Tensor) -> list[Tensor | None]:

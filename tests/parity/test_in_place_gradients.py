@@ -17,6 +17,7 @@ from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity import check_module
+from dpnn_bridge.parity.in_place import _Memories
 from dpnn_bridge.parity.verify import verify
 
 X, G = random(2, 4, seed=5), random(2, 3, seed=6)
@@ -145,6 +146,34 @@ def test_a_layer_reads_what_a_later_layer_writes_over_its_input(tmp_path: Path) 
     assert gradients(net, table(h), tmp_path) == Verdict.EQUAL
     assert gradients(net, table(h.relu()), tmp_path) == Verdict.KNOWN
     assert gradients(net, table(h.relu() + 1e-6), tmp_path) == Verdict.DIFFERENT
+
+
+def test_a_layer_in_place_after_a_copy_overwrites_the_copy(tmp_path: Path) -> None:
+    """``nn.Narrow`` is a view in PyTorch and a copy in Torch7."""
+    (w, b), (v, c) = tensors(FIRST), tensors(linear(5, 3, seed=8))
+    h = X @ w.T + b
+
+    def table(read: Tensor) -> LuaTable:
+        part = torch.zeros_like(h)
+        part[:, 1:4] = G * (h[:, 1:4] > 0)
+        back = G @ v + part
+        values = {"input": X, "output": [h @ v.T + c, h[:, 1:4].relu()], "gradOutput": [G, G], "gradInput": back @ w}
+        given = {**values, "gradParams": [back.T @ X, back.sum(0), G.T @ read, G.sum(0)]}
+        return LuaTable({"mode": "eval", **{n: lua_value(value) for n, value in given.items()}})
+
+    second = lua("nn.Sequential", lua("nn.Narrow", dimension=2, index=2, length=3), RELU, train=False)
+    branches = lua("nn.ConcatTable", linear(5, 3, seed=8), second, train=False)
+    net = lua("nn.Sequential", FIRST, branches, train=False)
+    assert gradients(net, table(h), tmp_path) == Verdict.EQUAL
+    overwritten = h.clone()
+    overwritten[:, 1:4] = h[:, 1:4].relu()
+    assert gradients(net, table(overwritten), tmp_path) == Verdict.DIFFERENT
+
+
+def test_an_idle_layer_in_place_leaves_the_places_of_other_elements() -> None:
+    memories, x = _Memories(), torch.arange(6.0)
+    memories.write(nn.Dropout(inplace=True).eval(), x[2:4], x[2:4])
+    assert memories.part(x).positions.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 #: the end of both programs: a reference for ``net`` in ``mode``, with an input of ``size``
