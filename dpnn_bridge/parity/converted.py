@@ -349,10 +349,9 @@ def _same_class(wanted: type[nn.Module], found: type[nn.Module], *, program: boo
 
     A program appends a number to the name of a second class with that name, if it contains the class.
     """
-    if program and found.__module__.startswith("torch."):
-        return wanted.__name__ == found.__name__
     if program:
-        name = rf"{re.escape(wanted.__name__)}\d*"
+        number = "" if found.__module__.startswith("torch.") else r"\d*"
+        name = rf"{re.escape(wanted.__name__)}{number}"
         return issubclass(wanted, GModule) or re.fullmatch(name, found.__name__) is not None
     return (wanted.__module__, wanted.__qualname__) == (found.__module__, found.__qualname__)
 

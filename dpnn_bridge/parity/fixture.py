@@ -294,7 +294,10 @@ def _compare_after(
 def _is_temporary(name: str, module: nn.Module, tensor: Tensor) -> bool:
     """Return whether a buffer belongs to Lua code that created or resized it, so that PyTorch has another tensor."""
     owner, _, leaf = name.rpartition(".")
-    layer = module.get_submodule(owner)
+    try:
+        layer = module.get_submodule(owner)
+    except AttributeError:  # another structure
+        return False
     buffer = layer._buffers.get(leaf)
     return isinstance(layer, Placeholder) and (buffer is None or buffer.shape != tensor.shape)
 

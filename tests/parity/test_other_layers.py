@@ -15,6 +15,7 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import conversion
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, VerificationError
 from dpnn_bridge.modules.nn.arithmetic import CAddTable
@@ -76,6 +77,30 @@ def test_a_layer_that_the_file_lacks_is_named(suffix: str, tmp_path: Path) -> No
     result = compared(tmp_path, suffix, [LINEAR, nn.Tanh()], [LINEAR])
     assert messages(result) == ["class: the converted file has no Tanh"]
     assert result.verdict is Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_layer_whose_name_ends_with_a_number(suffix: str, tmp_path: Path) -> None:
+    """A program appends numbers to the names of classes that it contains, not to those of PyTorch."""
+    result = compared(tmp_path, suffix, [LINEAR, nn.ReLU()], [LINEAR, nn.ReLU6()])
+    assert messages(result) == ["class: ReLU6 instead of ReLU"]
+
+
+def test_a_program_with_a_layer_in_the_place_of_a_container(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match=r"file\.py creates no 0\.0 \(Tanh\)"):
+        compared(tmp_path, ".py", [nn.Sequential(nn.Tanh(), nn.Sigmoid())], [nn.ReLU()])
+
+
+def test_a_reference_whose_model_has_another_structure_is_different(tmp_path: Path) -> None:
+    norm = nn.Sequential(nn.BatchNorm1d(4), nn.Tanh())
+    model, other = nn.Sequential(norm, nn.Tanh()).double(), nn.Sequential(nn.Tanh(), norm).double()
+    x = torch.randn(3, 4).double()
+    after = dpnn_bridge.to_lua(other.eval())
+    after["output"] = lua_value(other(x).detach())
+    table = {"mode": "eval", "input": lua_value(x), "output": after["output"], "after": after}
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model.eval())
+    dpnn_bridge.write_t7(tmp_path / "ref.t7", LuaTable(table))
+    assert verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7").verdict == Verdict.DIFFERENT
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

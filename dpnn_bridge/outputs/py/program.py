@@ -141,7 +141,7 @@ class Program:
         for i, path in self._paths.items():
             try:
                 pairs.append(Pair(path, modules[i], eval(path, {"model": built})))
-            except (AttributeError, LookupError):
+            except (AttributeError, LookupError, TypeError):  # no layer, or one without elements
                 name = next(name for name, m in self._module.named_modules() if m is modules[i])
                 if file is not None:
                     raise VerificationError(f"{file} creates no {name} ({type(modules[i]).__name__})") from None
