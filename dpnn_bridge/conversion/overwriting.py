@@ -50,7 +50,7 @@ def note_overwriting(model: LuaObject, ctx: TorchContext, converted: Callable[[L
                 f"{_text(container, ctx.path) or 'root'}: in Torch7, these in-place layers overwrite values that other "
                 f"layers also read: {', '.join(texts[:_MAX_NAMES] + ['…'] * (len(texts) > _MAX_NAMES))}. Outputs and "
                 "gradients may differ from Torch7's"
-                + ("; with inplace=True the outputs are equal" if all(map(follow.get, paths)) else "")
+                + ("; with inplace=True they overwrite them in PyTorch, too" if all(map(follow.get, paths)) else "")
             )
 
 

@@ -112,7 +112,9 @@ class Unlike:
         example = self.examples[1]
         try:
             once, again = ([sorted_outputs(run(*calls)) for run in self.runs] for calls in ([example], [example] * 2))
-        except Exception:  # a network that can be called only once
+        except Exception as error:  # a network that can be called only once
+            why = shortened(str(error).partition("\n")[0])
+            self.notes.append(f"equal on the first call; the next one was not compared, because it fails: {why}")
             return None
         keeps = [differ(*pair) for pair in zip(once, again, strict=True)]
         if all(keeps) and differ(*again):

@@ -162,7 +162,9 @@ def join() -> nn.Module:
     return JoinTable(2)
 
 
-@pytest.mark.parametrize(("v2", "advice"), [(True, "; with inplace=True the outputs are equal"), (False, "")])
+@pytest.mark.parametrize(
+    ("v2", "advice"), [(True, "; with inplace=True they overwrite them in PyTorch, too"), (False, "")]
+)
 def test_a_layer_that_ignores_the_option_is_named_with_the_option_too(v2: bool, advice: str) -> None:
     model = lua("nn.ConcatTable", lua("nn.Dropout", p=0.5, v2=v2, inplace=True), lua("nn.Tanh"))
     (note,) = convert_object(model, Options())[1].notes

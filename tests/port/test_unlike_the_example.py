@@ -356,3 +356,18 @@ def test_a_state_that_both_networks_keep_is_compared(remember: str, keeps: str, 
     assert report.equal is not bool(reason), report
     assert reason in (report.first.reason if report.first else "")
     assert [n for n in report.notes if "state" in n] == [note] * bool(note)
+
+
+def test_a_module_that_fails_when_it_is_called_again_has_a_note() -> None:
+    class Once(Stateful):
+        def forward(self, x: Tensor) -> Tensor:
+            out, (h, c) = self.rnn(x, self.state)
+            self.state = h.transpose(0, 1), c
+            return out
+
+    source = SeqLSTM(3, 4)
+    source.remember("both")
+    report = dpnn_bridge.port(source, Once("hc"), randn(5, 2, 3))
+    assert any(
+        n.startswith("equal on the first call; the next one was not compared, because it fails: ") for n in report.notes
+    )
