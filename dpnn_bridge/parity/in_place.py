@@ -122,11 +122,10 @@ class _Memory:
     def write(self, module: nn.Module, positions: Tensor, values: Tensor) -> None:
         self.values[positions] = values
         self.written.append((module, positions))
-        vars(self).pop("restored", None)
 
     @cached_property
     def restored(self) -> Tensor:
-        """What the memory contains after the backward pass."""
+        """What the memory contains after the backward pass, which reads it after all layers have written."""
         values = self.values.clone()
         for module, positions in reversed(self.written):
             if (restore := RESTORED.get(lua_name(module))) is not None:
