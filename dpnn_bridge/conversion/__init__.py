@@ -98,6 +98,18 @@ def to_lua(module: nn.Module, *, gradients: bool = True, tensor_type: str | None
 
 
 @wrap_errors(ConversionError, "converting")
+def to_lua_with_gradients(module: nn.Module) -> tuple[Any, set[int]]:
+    """Convert a module like :func:`to_lua`.
+
+    Returns:
+        The Lua object, and the ``id`` of its tensors that contain a gradient from PyTorch. Other fields whose names
+        begin with ``grad`` are those of the file.
+    """
+    obj, ctx = _to_lua(module, gradients=True)
+    return obj, ctx.computed_gradients
+
+
+@wrap_errors(ConversionError, "converting")
 def to_lua_assuming(module: nn.Module, dimensions: int | None) -> tuple[Any, bool]:
     """Convert a module like :func:`to_lua`, without gradients and input.
 
@@ -109,7 +121,8 @@ def to_lua_assuming(module: nn.Module, dimensions: int | None) -> tuple[Any, boo
     Returns:
         The Lua object, and whether it may depend on ``dimensions``.
     """
-    return _to_lua(module, gradients=False, assumed=dimensions)
+    obj, ctx = _to_lua(module, gradients=False, assumed=dimensions)
+    return obj, ctx.inferred is not None
 
 
 def _to_lua(
@@ -119,8 +132,8 @@ def _to_lua(
     tensor_type: str | None = None,
     input: Any = None,
     assumed: int | None = None,
-) -> tuple[Any, bool]:
-    """Return the Lua object of a module, and whether a layer asked for the inferred number of dimensions of its input.
+) -> tuple[Any, LuaConversion]:
+    """Return the Lua object of a module, and its conversion.
 
     For the arguments see :func:`to_lua` and :func:`to_lua_assuming`.
     """
@@ -130,7 +143,7 @@ def _to_lua(
         dimensions = None if input is None else input_dimensions(module, input)
         ctx = LuaConversion(gradients=gradients, tensor_type=tensor_type, dimensions=dimensions, example=input)
         ctx.assumed = assumed
-        return registry.mapping_of(module).serialize(ctx.to_lua(module)), ctx.inferred is not None
+        return registry.mapping_of(module).serialize(ctx.to_lua(module)), ctx
 
 
 def to_lua_value(value: Any) -> Any:

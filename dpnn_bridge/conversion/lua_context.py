@@ -49,6 +49,7 @@ class LuaConversion(LuaContext):
     Attributes:
         sources: ``id(storage)`` -> the parameter or buffer whose elements the storage contains in the same order.
         derived: ``id`` of storages that contain a parameter or buffer in another memory layout, or a gradient.
+        computed_gradients: ``id`` of the tensors that contain a gradient from PyTorch.
         mapped_by: ``id`` of Lua objects -> the mapping or Lua file of a user that converts them.
     """
 
@@ -69,7 +70,7 @@ class LuaConversion(LuaContext):
         self._default_type = tensor_class(np.dtype(example_type))
         self.root = nn.Module()
         self.sources: dict[int, Tensor] = {}
-        self.derived: set[int] = set()
+        self.derived, self.computed_gradients = set[int](), set[int]()
         self.mapped_by: dict[int, str] = {}
         self._casts: dict[str, str] = {}
         self._model_type: str | None = None
@@ -184,11 +185,9 @@ class LuaConversion(LuaContext):
         Such modules are results of ``torch.compile``, modules with computed weights, which become parameters, and
         layers that are written as a composition of several Lua objects.
         """
-        inner = module._modules.get("_orig_mod")
-        if inner is not None:  # a result of torch.compile
+        if (inner := module._modules.get("_orig_mod")) is not None:  # a result of torch.compile
             return self.to_lua(inner)
-        copy = with_current_weights(module)
-        if copy is not None:
+        if (copy := with_current_weights(module)) is not None:
             check_settings(copy, written_as(copy, torch7=True))
             copy.__class__ = stock_class(copy) or type(copy)
             self.stands_for[id(copy)] = module
@@ -338,7 +337,8 @@ class LuaConversion(LuaContext):
         return self._tensor(module, name, spec, gradient=False)
 
     def gradient(self, module: nn.Module, name: str, spec: Field) -> LuaTensor:
-        return self._tensor(module, name, spec, gradient=True)
+        self.computed_gradients.add(id(tensor := self._tensor(module, name, spec, gradient=True)))
+        return tensor
 
     def _tensor(self, module: nn.Module, name: str, spec: Field, *, gradient: bool) -> LuaTensor:
         tie = tie_of(*fields.resolve(module, spec.attribute))

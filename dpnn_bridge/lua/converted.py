@@ -12,7 +12,7 @@ from dpnn_bridge.base.graph import is_criterion
 from dpnn_bridge.base.storage import own_copy, storage_elements, storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.conversion import registry, to_lua, to_torch
+from dpnn_bridge.conversion import registry, to_lua, to_lua_with_gradients, to_torch
 from dpnn_bridge.conversion.fields import grad_field
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, LuaBridgeError
@@ -214,12 +214,13 @@ class ConvertedModules:
     def accumulate(self, state: _State, obj: Any, scale: float) -> None:
         """Add the gradients of the backward pass to gradWeight, gradBias … of the object and the modules in it."""
         added = set()  # clones share one gradient tensor, and PyTorch's gradient is the sum over all clones
-        for owner, key, value in self._tensors(obj, to_lua(state.module, gradients=True)):
-            handle = self._handle(owner, key, value)
+        inert, computed = to_lua_with_gradients(state.module)
+        for owner, key, value in self._tensors(obj, inert):
+            handle = self._handle(owner, key, value) if id(value) in computed else None
             if handle is None or handle.storage is None:
                 continue
             location = (handle.storage.pointer, handle.offset)
-            if isinstance(key, str) and key.startswith("grad") and key != "gradInput" and location not in added:
+            if location not in added:
                 added.add(location)
                 handle.t.add_(value.torch().reshape(handle.size), alpha=scale)
 

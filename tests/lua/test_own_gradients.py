@@ -60,3 +60,53 @@ def test_a_changed_output_changes_no_gradient_that_the_input_determines() -> Non
     return m:backward(x, torch.ones(3))
     """
     assert LuaBridge().execute(code).tolist() == [1, 1, 0]
+
+
+#: layers with a field of their own whose name begins with grad: class -> code and the gradient of the last parameter in
+#: Torch7 for the input of :func:`test_gradients_of_a_layers_own_fields_are_those_of_one_step`
+OWN_FIELDS = {
+    "Scaled": (
+        """
+        function C:__init() parent.__init(self, 3, 2); self.gradScaled = torch.Tensor() end
+        function C:updateGradInput(x, g)
+           self.gradScaled:resizeAs(g):mul(g, 2)
+           return parent.updateGradInput(self, x, self.gradScaled)
+        end
+        function C:accGradParameters(x, g, scale)
+           parent.accGradParameters(self, x, self.gradScaled, scale)
+           self.gradBias:add(scale, self.gradScaled:sum(1))
+        end
+        """,
+        [16, 16],
+    ),
+    "Gained": (
+        """
+        function C:__init()
+           parent.__init(self, 3, 2)
+           self.gain, self.gradGain, self.more = torch.ones(2), torch.zeros(2), {gradGain = torch.ones(2)}
+        end
+        function C:parameters() return {self.weight, self.gain}, {self.gradWeight, self.gradGain} end
+        function C:accGradParameters(x, g, scale)
+           self.gradGain:add(scale, g:sum(1))
+           parent.accGradParameters(self, x, g, scale)
+        end
+        """,
+        [4, 4],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FIELDS)
+def test_gradients_of_a_layers_own_fields_are_those_of_one_step(name: str) -> None:
+    code, expected = OWN_FIELDS[name]
+    bridge = LuaBridge()
+    bridge.execute(f"require 'nn' test = {{}} local C, parent = torch.class('test.{name}', 'nn.Linear') {code}")
+    layer = bridge.module(f"test.{name}")
+    for _ in range(3):
+        layer.zero_grad()
+        layer(torch.ones(4, 3).double()).sum().backward()
+        *_, last = layer.parameters()
+        assert last.grad is not None
+        assert last.grad.tolist() == expected
+    more = bridge.call(bridge.execute("return function(m) return m.more and m.more.gradGain end"), layer.lua)
+    assert more is None or more.tolist() == [1, 1]
