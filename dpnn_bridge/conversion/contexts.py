@@ -19,10 +19,12 @@ class TorchContext(Protocol):
     Attributes:
         options: the caller's options.
         report: the module of each Lua object, and notes.
+        active: ``id`` of the objects that are being converted -> object; each contains the next one.
     """
 
     options: Options
     report: Report
+    active: dict[int, LuaObject]
 
     @property
     def index_base(self) -> int:

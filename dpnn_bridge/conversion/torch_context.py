@@ -66,7 +66,7 @@ class TorchConversion(TorchContext):
         self._kept: dict[int, Any] = {}
         self._emptied: dict[int, Any] = {}
         self._alive: list[Any] = []
-        self._active: set[int] = set()
+        self.active: dict[int, LuaObject] = {}
         self._filled: set[tuple[int, str]] = set()
         self._loaded_gradients: set[tuple[int, int]] = set()
         self._skip_init = SkipInit()
@@ -109,27 +109,27 @@ class TorchConversion(TorchContext):
                 raise self.error(f"expected a Lua object, found {type(obj).__name__}: {obj!r:.80}")
             if id(obj) in self._modules:
                 return self._modules[id(obj)]
-            if id(obj) in self._active:
+            if id(obj) in self.active:
                 raise self._limit_error("the object contains itself", obj)
-            if len(self._active) >= MAX_DEPTH:
+            if len(self.active) >= MAX_DEPTH:
                 raise self._limit_error(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
-            if not self._active:
+            if not self.active:
                 self.budget = Budget(obj)
-            self._active.add(id(obj))
+            self.active[id(obj)] = obj
             try:
-                with nullcontext() if len(self._active) > 1 else BudgetMode(self.budget):
+                with nullcontext() if len(self.active) > 1 else BudgetMode(self.budget):
                     module = self._convert(obj)
             except OSError as error:
                 if isinstance(error, DpnnBridgeError):
                     raise
                 raise with_layer(error, self.path, obj.class_name) from error
             finally:
-                self._active.discard(id(obj))
+                self.active.pop(id(obj), None)
             self.budget.visit(module)
             self._modules[id(obj)] = module
             self._converted.add(id(module))
             self._alive.append(obj)
-            if not self._active:
+            if not self.active:
                 self._roots.append(module)
                 note_overwriting(obj, self, self.converted)
             return module
@@ -284,7 +284,7 @@ class TorchConversion(TorchContext):
                 if isinstance(value, LuaTable) and id(value) not in self._searched and len(keys) < MAX_DEPTH:
                     self._searched.add(id(value))
                     stack.append((value, (*keys, key)))
-                elif is_module(value) and id(value) not in self._active:
+                elif is_module(value) and id(value) not in self.active:
                     self.to_torch(value, *keys, key)
 
     def finish(self) -> None:
@@ -378,7 +378,7 @@ class TorchConversion(TorchContext):
                 self._alive.append(value)
             return self._kept[id(value)]
         if isinstance(value, LuaObject) and is_module(value) and registry.find(value):
-            return self._modules.get(id(value)) or (None if id(value) in self._active else self.to_torch(value, *keys))
+            return self._modules.get(id(value)) or (None if id(value) in self.active else self.to_torch(value, *keys))
         if isinstance(value, (LuaTable, LuaObject)):
             if id(value) in self._kept:
                 return self._kept[id(value)]

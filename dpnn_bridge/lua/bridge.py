@@ -14,6 +14,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.conversion.registry import mappings_of
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import values
+from dpnn_bridge.lua.calls import OF_USER, methods_called
 from dpnn_bridge.lua.converted import ConvertedModules
 from dpnn_bridge.lua.environment import StrPath, folders, in_package, paths, read_source
 from dpnn_bridge.lua.messages import explained
@@ -282,9 +283,9 @@ class LuaBridge:
         """Construct a Lua criterion and wrap it as a :class:`torch.nn.Module`."""
         return LuaCriterion(self, self.new(class_name, *args))
 
-    def wrap(self, obj: Any) -> LuaModule:
-        """Wrap a Lua module as a :class:`torch.nn.Module` with autograd."""
-        module = LuaModule(self, obj)
+    def wrap(self, obj: Any, methods: tuple[str, str] = OF_USER) -> LuaModule:
+        """Wrap a Lua module as a :class:`torch.nn.Module` with autograd, which calls these methods of the object."""
+        module = LuaModule(self, obj, methods)
         module.training = obj["train"] is not False
         return module
 
@@ -302,8 +303,8 @@ class LuaBridge:
         if live["updateOutput"] is None:
             return None
         if live["parameters"] is not None:
-            return self.wrap(live)
-        return None if live["updateGradInput"] is None else LuaCriterion(self, live)
+            return self.wrap(live, methods_called(ctx))
+        return None if live["updateGradInput"] is None else LuaCriterion(self, live, methods_called(ctx))
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[int], list[tuple[str, Any]]]:
         """Return names of parameters, parameters, their order, and (name, tensor) pairs of the other state.
@@ -361,15 +362,15 @@ class LuaBridge:
     def pull(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         """Copy what a method of ``obj`` has changed from a sandbox to ``tensors``; does nothing here either."""
 
-    def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
-        """Return ``obj:forward(input)``; ``tensors`` are those of :meth:`state_of`, which the call may change."""
-        return self.method(obj, "forward", input)
+    def forward(self, obj: Any, method: str, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+        """Return ``obj:method(input)``; ``tensors`` are those of :meth:`state_of`, which the call may change."""
+        return self.method(obj, method, input)
 
     def backward(
-        self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
+        self, obj: Any, method: str, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
     ) -> tuple[Any, list[torch.Tensor]]:
         """Return the gradients of the input and of the parameters; the latter of this backward pass alone."""
-        return self.call(self.helper("backward"), obj, input, grad_output)
+        return self.call(self.helper("backward"), obj, method, input, grad_output)
 
     @property
     def generator(self) -> Generator | None:

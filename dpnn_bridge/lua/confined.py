@@ -275,11 +275,11 @@ class Server:
             tensors[i].copy_(value)
             copies[i].copy_(value)
 
-    def do_forward(self, number: int, obj: Any, input: Any) -> Any:
-        return self.bridge.forward(obj, input, ()), *self.do_changed(number, obj)
+    def do_forward(self, number: int, obj: Any, method: str, input: Any) -> Any:
+        return self.bridge.forward(obj, method, input, ()), *self.do_changed(number, obj)
 
-    def do_backward(self, number: int, obj: Any, input: Any, grad_output: Any) -> Any:
-        return self.bridge.backward(obj, input, grad_output, ()), *self.do_changed(number, obj)
+    def do_backward(self, number: int, obj: Any, method: str, input: Any, grad_output: Any) -> Any:
+        return self.bridge.backward(obj, method, input, grad_output, ()), *self.do_changed(number, obj)
 
     def do_changed(self, number: int, obj: Any) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """Return the tensors that Lua has changed and those that it has put in the place of others, by their index."""

@@ -14,6 +14,7 @@ from torch.autograd.graph import increment_version
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua.autograd import Forward, LuaFunctionality, ObjectBridge, flatten, read_answers, restore, same
+from dpnn_bridge.lua.calls import OF_USER
 from dpnn_bridge.objects import LuaObject
 
 
@@ -55,6 +56,8 @@ class LuaModule(LuaFunctionality, Placeholder):
     Args:
         bridge: the bridge whose Lua state contains the object.
         obj: the Lua object.
+        methods: the methods that run it: "forward" or "updateOutput", and "backward" or "updateGradInput", after which
+            "accGradParameters" runs. Torch7's containers call others than a user.
 
     Shape:
         As the Lua module: tensors, or lists and dicts of tensors for Lua tables.
@@ -72,9 +75,10 @@ class LuaModule(LuaFunctionality, Placeholder):
         >>> layer(torch.ones(5, 3, dtype=torch.float64)).sum().backward()       # doctest: +SKIP
     """
 
-    def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
+    def __init__(self, bridge: ObjectBridge, obj: Any, methods: tuple[str, str] = OF_USER) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
+        self._methods = methods
         self._last: Callable[[], _Call | None] = lambda: None  # call that produced Lua's outputs
         self._names: list[str] = []
         self._bind(first=True)
@@ -156,7 +160,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         return [self._parameters[name] for name in self._names]  # type: ignore[misc]
 
     def forward(self, input: Any) -> Any:
-        """Run ``updateOutput``; autograd later runs ``updateGradInput`` and ``accGradParameters``."""
+        """Run the forward pass in Lua; autograd later runs the backward pass."""
         leaves: list[torch.Tensor] = []
         shape = flatten(input, leaves)
         count, step = len(leaves), self._next_step()
@@ -190,15 +194,15 @@ class LuaModule(LuaFunctionality, Placeholder):
         if (last := self._last()) is not None:
             last.keep()
         outputs: list[torch.Tensor] = []
-        call.shape = flatten(self.bridge.forward(self.lua, call.input, self._tensors()), outputs)
+        call.shape = flatten(self.bridge.forward(self.lua, self._methods[0], call.input, self._tensors()), outputs)
         self._follow()
         return outputs
 
     @read_answers
     def after_forward(self, input: Any) -> Any:
-        """Run ``updateOutput`` and return the input as it leaves the input, for layers that write into it."""
+        """Run the forward pass and return the input as it leaves the input, for layers that write into it."""
         lua_input = self.bridge.copy_to_lua(input)
-        self.bridge.forward(self.lua, lua_input, self._tensors())
+        self.bridge.forward(self.lua, self._methods[0], lua_input, self._tensors())
         self._follow()
         return self.bridge.to_python(lua_input)
 
@@ -236,7 +240,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         pairs = zip(gradients, call.outputs, strict=True)
         filled = [torch.zeros_like(o) if g is None else g for g, o in pairs]
         grad_output = self.bridge.copy_to_lua(restore(call.shape, filled))
-        grad_input, own = self.bridge.backward(self.lua, call.input, grad_output, self._tensors())
+        grad_input, own = self.bridge.backward(self.lua, self._methods[1], call.input, grad_output, self._tensors())
         self._follow()
         if len(own) != len(self._names):
             found = f"has {len(own)} parameters after its backward pass, and had {len(self._names)} before"
@@ -297,6 +301,7 @@ class LuaCriterion(LuaFunctionality, Placeholder):
     Args:
         bridge: the bridge whose Lua state contains the object.
         obj: the Lua object.
+        methods: the methods that run it: "forward" or "updateOutput", and "backward" or "updateGradInput".
 
     Lua:
         any class with updateOutput(input, target) and updateGradInput(input, target).
@@ -306,12 +311,13 @@ class LuaCriterion(LuaFunctionality, Placeholder):
         >>> loss(prediction, target).backward()                                 # doctest: +SKIP
     """
 
-    def __init__(self, bridge: ObjectBridge, obj: Any) -> None:
+    def __init__(self, bridge: ObjectBridge, obj: Any, methods: tuple[str, str] = OF_USER) -> None:
         nn.Module.__init__(self)
         self._start(bridge, obj)
+        self._methods = methods
 
     def forward(self, input: Any, target: Any = None) -> torch.Tensor:
-        """Run ``updateOutput``; autograd later runs ``updateGradInput``."""
+        """Run the forward pass in Lua; autograd later runs the backward pass."""
         leaves: list[torch.Tensor] = []
         shape = flatten(input, leaves)
         step = self._next_step()
@@ -320,7 +326,7 @@ class LuaCriterion(LuaFunctionality, Placeholder):
         method = self.bridge.method
 
         def loss_of(input: Any) -> torch.Tensor:
-            loss = method(self.lua, "forward", input, lua_target)
+            loss = method(self.lua, self._methods[0], input, lua_target)
             return torch.as_tensor(loss, dtype=torch.float64).reshape(()).clone()
 
         @read_answers
@@ -333,7 +339,7 @@ class LuaCriterion(LuaFunctionality, Placeholder):
         @read_answers
         def back(gradients: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor | None]:
             self._return_to(step, lambda: same(loss_of(state["input"]), state["loss"]))
-            grad_input = method(self.lua, "backward", state["input"], lua_target)
+            grad_input = method(self.lua, self._methods[1], state["input"], lua_target)
             own = self._input_gradients(shape, grad_input, leaves)
             if not any(g is not None for g in own):
                 raise ValueError("no gradInput")

@@ -145,15 +145,17 @@ class SandboxedBridge(LuaBridge):
     def pull(self, obj: Any, tensors: Sequence[torch.Tensor | None]) -> None:
         self._pull(obj, tensors, *self._ask("changed", obj.number, obj))
 
-    def forward(self, obj: Any, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+    def forward(self, obj: Any, method: str, input: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
         self.push(obj, tensors)
-        output, *found = self._ask("forward", obj.number, obj, input)
+        output, *found = self._ask("forward", obj.number, obj, method, input)
         self._pull(obj, tensors, *found)
         return output
 
-    def backward(self, obj: Any, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]) -> Any:
+    def backward(
+        self, obj: Any, method: str, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
+    ) -> Any:
         self.push(obj, tensors)
-        gradients, *found = self._ask("backward", obj.number, obj, input, grad_output)
+        gradients, *found = self._ask("backward", obj.number, obj, method, input, grad_output)
         self._pull(obj, tensors, *found)
         return gradients
 

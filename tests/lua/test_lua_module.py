@@ -351,8 +351,8 @@ def test_any_gradient_is_one_error(answer: Any) -> None:
         copy_from_lua=torch.clone,
         type_of=lambda obj: "nn.X",
         followed=lambda obj, fields, tensors: {},
-        forward=lambda obj, input, tensors: torch.ones(2),
-        backward=lambda obj, input, grad_output, tensors: answer,
+        forward=lambda obj, method, input, tensors: torch.ones(2),
+        backward=lambda obj, method, input, grad_output, tensors: answer,
         method=lambda obj, name, *args: 1.0 if name == "forward" else answer,
     )
     output = LuaModule(bridge, None)(torch.ones(2))

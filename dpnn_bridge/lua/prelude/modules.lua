@@ -185,8 +185,9 @@ end
 -- fill memory that Lua allocates itself with a number; without LuaJIT, Python allocates all memory
 bridge.fill_new_memory = bridge.fill_new_memory or function() end
 
--- run a backward pass: returns the gradient of the input, and the gradients of the parameters of this backward pass alone
-function bridge.backward(module, input, gradOutput)
+-- run a backward pass by the method backward, or by updateGradInput and accGradParameters: returns the gradient of the input, and
+-- the gradients of the parameters of this backward pass alone
+function bridge.backward(module, method, input, gradOutput)
    local weights, groups = parameters(module)
    for _, group in ipairs(groups) do
       for _, g in ipairs(group) do g:zero() end
@@ -195,7 +196,7 @@ function bridge.backward(module, input, gradOutput)
    local zero = module.zeroGradParameters  -- of nn.WeightNorm: also clears gradients of the inner layer that parameters() does not return
    if zero and not (base and zero == base.zeroGradParameters) then zero(module) end
    local gradInput
-   if module.backward and not (base and module.backward == base.backward) then
+   if method == 'backward' and module.backward and not (base and module.backward == base.backward) then
       gradInput = module:backward(input, gradOutput, 1)
    else
       local returned = module:updateGradInput(input, gradOutput)

@@ -1,0 +1,26 @@
+"""Tell by which methods Torch7 runs a module or criterion: a user calls others than most containers do."""
+
+from __future__ import annotations
+
+from dpnn_bridge.checkpoints.find import SEVERAL
+from dpnn_bridge.conversion.contexts import TorchContext
+
+#: the methods for the forward and the backward pass that a user calls
+OF_USER = ("forward", "backward")
+#: classes that call these methods of what they contain, and the table of models of a file
+_AS_USER = frozenset((SEVERAL, "nn.ModuleCriterion", "nn.RepeaterCriterion", "nn.SequencerCriterion"))
+#: containers whose `backward` calls `backward` of their modules
+_CALLING_BACKWARD = frozenset(("nn.Sequential", "nn.Concat", "nn.DepthConcat", "nn.ConcatTable"))
+
+
+def methods_called(ctx: TorchContext | None) -> tuple[str, str]:
+    """Return the methods for the forward and the backward pass of the object that ``ctx`` converts.
+
+    Other containers call ``updateOutput``, and ``updateGradInput`` and ``accGradParameters``, of their modules.
+    """
+    outer: list[str] = []
+    for obj in [] if ctx is None else list(ctx.active.values())[:-1]:
+        outer = [] if obj.class_name in _AS_USER else [*outer, obj.class_name]
+    if not outer:
+        return OF_USER
+    return "updateOutput", "backward" if _CALLING_BACKWARD.issuperset(outer) else "updateGradInput"

@@ -1,0 +1,89 @@
+"""Methods of a layer or loss in Lua that Torch7's containers call, and those that only a user calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import dpnn_bridge
+from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject, LuaTable
+
+pytestmark = pytest.mark.usefixtures("warm_sandboxes")
+
+CODE = """
+require 'nn'
+my = my or {}
+local Forward, tanh = torch.class('my.Forward', 'nn.Tanh')
+function Forward:forward(x) self.output = tanh.updateOutput(self, x):mul(3); return self.output end
+local Backward = torch.class('my.Backward', 'nn.Identity')
+function Backward:backward(x, g) self.gradInput = g * 2; return self.gradInput end
+local Loss = torch.class('my.Loss', 'nn.MSECriterion')
+function Loss:forward(x, t) return 3 * self:updateOutput(x, t) end
+function Loss:backward(x, t) return self:updateGradInput(x, t):mul(3) end
+"""
+
+
+def obj(name: str, *modules: LuaObject, **fields: Any) -> LuaObject:
+    contained = {"modules": LuaTable.from_list(modules)} if modules else {}
+    return fresh(name, "torch.DoubleTensor", **contained, **fields)
+
+
+def parallel(module: LuaObject) -> LuaObject:
+    inner = obj("nn.ConcatTable", obj("nn.Identity")), obj("nn.ParallelTable", module)
+    return obj("nn.Sequential", *inner, obj("nn.SelectTable", index=1))
+
+
+def losses(name: str) -> LuaObject:
+    criterions, weights = LuaTable.from_list([obj("my.Loss", sizeAverage=True)]), LuaTable.from_list([1])
+    return obj(name, criterions=criterions, weights=weights)
+
+
+FORWARD, BACKWARD, LOSS = obj("my.Forward"), obj("my.Backward"), obj("my.Loss", sizeAverage=True)
+#: model and its factors in Torch7, where the layer has its own: its `forward` and `backward` multiply by 3 and 2
+MODELS = {
+    "forward": (FORWARD, 3, 0),
+    "forward in a sequence": (obj("nn.Sequential", FORWARD), 1, 0),
+    "forward in a table": (obj("nn.Sequential", obj("nn.ConcatTable", FORWARD), obj("nn.SelectTable", index=1)), 1, 0),
+    "backward": (BACKWARD, 0, 2),
+    "backward in a sequence": (obj("nn.Sequential", BACKWARD), 0, 2),
+    "backward in a concatenation": (obj("nn.Concat", obj("nn.Sequential", BACKWARD), dimension=1), 0, 2),
+    "backward in parallel": (parallel(BACKWARD), 0, 1),
+    "backward in a sequence in parallel": (parallel(obj("nn.Sequential", BACKWARD)), 0, 1),
+}
+LOSSES = {
+    "loss": (LOSS, 3),
+    "loss in a sum": (losses("nn.MultiCriterion"), 1),
+    "loss of a module": (obj("nn.ModuleCriterion", criterion=LOSS, castTarget=False), 3),
+}
+
+
+@pytest.fixture(params=[False, True])
+def bridge(request: pytest.FixtureRequest) -> LuaBridge:
+    bridge = LuaBridge(sandbox=request.param)
+    bridge.execute(CODE)
+    return bridge
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_containers_call_the_methods_that_torch7s_call(name: str, bridge: LuaBridge) -> None:
+    model, forward, backward = MODELS[name]
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    output = dpnn_bridge.to_torch(model, fallback=bridge.convert)(x)
+    if backward:
+        output.sum().backward()
+        assert x.grad is not None
+        assert x.grad.tolist() == [backward, backward]
+    torch.testing.assert_close(output, x.tanh() * forward if forward else x)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_call_the_methods_that_torch7s_call(name: str, bridge: LuaBridge) -> None:
+    loss, factor = LOSSES[name]
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    value = dpnn_bridge.to_torch(loss, fallback=bridge.convert)(x, torch.zeros(2).double())
+    value.backward()
+    assert (value.item(), x.grad.tolist()) == (factor, [factor, factor])  # type: ignore[union-attr]
