@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import dpnn_bridge
 from dpnn_bridge.conversion.lua_values import fresh
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 pytestmark = pytest.mark.usefixtures("warm_sandboxes")
 
@@ -87,3 +88,35 @@ def test_losses_call_the_methods_that_torch7s_call(name: str, bridge: LuaBridge)
     value = dpnn_bridge.to_torch(loss, fallback=bridge.convert)(x, torch.zeros(2).double())
     value.backward()
     assert (value.item(), x.grad.tolist()) == (factor, [factor, factor])  # type: ignore[union-attr]
+
+
+def replaced(bridge: LuaBridge, method: str, model: LuaObject) -> torch.nn.Module:
+    bridge.execute(f"function nn.{method} end")
+    return dpnn_bridge.to_torch(obj("nn.Sequential", model), fallback=bridge.convert, overrides=bridge.defines)
+
+
+def test_a_replaced_evaluate_runs(bridge: LuaBridge) -> None:
+    """Dropout of Monte Carlo estimates."""
+    dropout = obj("nn.Dropout", p=0.5, v2=True, train=True, inplace=False)
+    model = replaced(bridge, "Dropout:evaluate()", dropout).train().eval()
+    x = torch.ones(100, dtype=torch.float64)
+    assert {0.0, 2.0} == set(model(x).tolist())
+
+
+@pytest.mark.parametrize("name", ["BatchNormalization", "SpatialBatchNormalization"])
+def test_a_replaced_training_runs(name: str, bridge: LuaBridge) -> None:
+    """Frozen statistics; the second class inherits the method in Torch7."""
+    running = {"running_mean": LuaTensor.from_numpy(np.ones(2)), "running_var": LuaTensor.from_numpy(np.ones(2))}
+    norm = obj(f"nn.{name}", eps=0.0, momentum=0.1, affine=False, **running)
+    model = replaced(bridge, "BatchNormalization:training() self.train = false", norm).train()
+    x = torch.full((3, 2, 1, 1) if "Spatial" in name else (3, 2), 5.0, dtype=torch.float64)
+    torch.testing.assert_close(model(x), x - 1)
+
+
+def test_replaced_parameters_are_those_that_train(bridge: LuaBridge) -> None:
+    """A fixed bias."""
+    tensors = {"weight": np.ones((2, 3)), "bias": np.ones(2), "gradWeight": np.zeros((2, 3)), "gradBias": np.zeros(2)}
+    linear = obj("nn.Linear", **{name: LuaTensor.from_numpy(value) for name, value in tensors.items()})
+    model = replaced(bridge, "Linear:parameters() return {self.weight}, {self.gradWeight}", linear)
+    assert [name for name, _ in model.named_parameters()] == ["0.weight"]
+    assert sorted(model.state_dict()) == ["0.bias", "0.weight"]

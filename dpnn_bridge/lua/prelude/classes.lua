@@ -15,6 +15,7 @@ local sources, getinfo = {}, bridge.debug.getinfo
 -- base classes of all classes; replacing a method of a base class does not count as defining a class
 local roots = {['nn.Module'] = true, ['nn.Container'] = true, ['nn.Criterion'] = true}
 bridge.inherited = {}  -- class of the bridge -> {parent = base class in Torch7, [name of an inherited method] = true}
+bridge.settings = {training = true, evaluate = true, parameters = true}  -- methods that all these classes inherit
 -- the user's chunk that defined a method of a class, or replaced the method that the class inherits
 local function source_of(tname, name)
    local class = metatables[tname]
@@ -23,14 +24,16 @@ local function source_of(tname, name)
    local source = type(method) == 'function' and getinfo(method, 'S').source
    if source and not source:match('^=dpnn_bridge/') then return source end
    local inherited = bridge.inherited[tname]
-   source = inherited and inherited[name] and source_of(inherited.parent, name)
+   source = inherited and (inherited[name] or bridge.settings[name]) and source_of(inherited.parent, name)
    if source then bridge.define_converted(tname) end
    return source
 end
--- the chunks, except those of the bridge, that define a class and its forward and backward methods
+-- the chunks, except those of the bridge, that define a class and the methods that a model calls
 function bridge.sources_of(tname)
    local result = {sources[tname]}
-   for _, name in ipairs {'updateOutput', 'updateGradInput', 'accGradParameters', 'forward', 'backward'} do
+   for _, name in ipairs {
+      'updateOutput', 'updateGradInput', 'accGradParameters', 'forward', 'backward', 'training', 'evaluate', 'parameters',
+   } do
       result[#result + 1] = source_of(tname, name) or nil
    end
    return result

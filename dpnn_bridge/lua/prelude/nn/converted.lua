@@ -224,6 +224,10 @@ local function inherit(class, tname)
          class[name] = function(...) return (is_replaced() and parent[name] or method)(...) end
       end
    end
+   for name in pairs(bridge.settings) do
+      local method = class[name]
+      class[name] = function(...) return (rawget(parent, name) == original[name] and method or parent[name])(...) end
+   end
 end
 
 -- classes in fields of modules that are not modules
