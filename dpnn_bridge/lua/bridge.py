@@ -241,7 +241,7 @@ class LuaBridge:
         return self._runtime.torch["getmetatable"](name) is not None
 
     def definition(self, name: str) -> str:
-        """Return the name of the user's file that defines a class or its forward and backward methods.
+        """Return the name of the user's file that defines a class or the methods that a model calls.
 
         Empty if only packages such as nn define them.
         """
@@ -367,10 +367,10 @@ class LuaBridge:
         return self.method(obj, method, input)
 
     def backward(
-        self, obj: Any, method: str, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
+        self, obj: Any, method: str, tensors: Sequence[torch.Tensor | None], *values: Any
     ) -> tuple[Any, list[torch.Tensor]]:
-        """Return the gradients of the input and of the parameters; the latter of this backward pass alone."""
-        return self.call(self.helper("backward"), obj, method, input, grad_output)
+        """Return the gradients of the input and of the parameters in this backward pass, see prelude/modules.lua."""
+        return self.call(self.helper("backward"), obj, method, *values)
 
     @property
     def generator(self) -> Generator | None:

@@ -278,8 +278,8 @@ class Server:
     def do_forward(self, number: int, obj: Any, method: str, input: Any) -> Any:
         return self.bridge.forward(obj, method, input, ()), *self.do_changed(number, obj)
 
-    def do_backward(self, number: int, obj: Any, method: str, input: Any, grad_output: Any) -> Any:
-        return self.bridge.backward(obj, method, input, grad_output, ()), *self.do_changed(number, obj)
+    def do_backward(self, number: int, obj: Any, method: str, *values: Any) -> Any:
+        return self.bridge.backward(obj, method, (), *values), *self.do_changed(number, obj)
 
     def do_changed(self, number: int, obj: Any) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """Return the tensors that Lua has changed and those that it has put in the place of others, by their index."""

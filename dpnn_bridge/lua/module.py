@@ -30,15 +30,16 @@ class _Call:
         input: the input as Lua values.
         shape: structure of the output, from :func:`flatten`.
         outputs: the tensors of the output: Lua's own tensors, or copies after :meth:`keep`.
+        mask: see :meth:`LuaModule.forward`.
     """
 
-    __slots__ = ("__weakref__", "_kept", "input", "outputs", "shape")
+    __slots__ = ("__weakref__", "_kept", "input", "mask", "outputs", "shape")
     input: Any
     shape: Any
     outputs: list[torch.Tensor]
 
-    def __init__(self) -> None:
-        self._kept = False
+    def __init__(self, mask: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
+        self.mask, self._kept = mask, False
 
     def keep(self) -> None:
         """Copy the outputs before the next forward pass overwrites them."""
@@ -159,12 +160,17 @@ class LuaModule(LuaFunctionality, Placeholder):
     def _weights(self) -> list[torch.Tensor]:
         return [self._parameters[name] for name in self._names]  # type: ignore[misc]
 
-    def forward(self, input: Any) -> Any:
-        """Run the forward pass in Lua; autograd later runs the backward pass."""
+    def forward(self, input: Any, mask: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+        """Run the forward pass in Lua; autograd later runs the backward pass.
+
+        Args:
+            input: the input.
+            mask: function of the gradient of an output for updateGradInput; None: as for accGradParameters.
+        """
         leaves: list[torch.Tensor] = []
         shape = flatten(input, leaves)
         count, step = len(leaves), self._next_step()
-        call = _Call()
+        call = _Call(mask)
 
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             call.input = self.bridge.copy_to_lua(restore(shape, list(tensors[:count])))
@@ -239,8 +245,9 @@ class LuaModule(LuaFunctionality, Placeholder):
         """Return gradInput and the gradients of the parameters."""
         pairs = zip(gradients, call.outputs, strict=True)
         filled = [torch.zeros_like(o) if g is None else g for g, o in pairs]
-        grad_output = self.bridge.copy_to_lua(restore(call.shape, filled))
-        grad_input, own = self.bridge.backward(self.lua, self._methods[1], call.input, grad_output, self._tensors())
+        given = [filled] if call.mask is None else [filled, [call.mask(g) for g in filled]]
+        values = [self.bridge.copy_to_lua(restore(call.shape, gradients)) for gradients in given]
+        grad_input, own = self.bridge.backward(self.lua, self._methods[1], self._tensors(), call.input, *values)
         self._follow()
         if len(own) != len(self._names):
             found = f"has {len(own)} parameters after its backward pass, and had {len(self._names)} before"
@@ -288,6 +295,8 @@ class LuaModule(LuaFunctionality, Placeholder):
             copied._parameters[name] = ours.requires_grad_(theirs.requires_grad)
         for name in self._buffers.keys() - copied._buffers.keys():  # Lua has an expanded tensor in its place now
             copied.register_buffer(name, copy.deepcopy(self._buffers[name], memo))
+        for name in copied._buffers.keys() - self._buffers.keys():  # work memory that a forward pass has created
+            del copied._buffers[name]
         for name in copied._buffers.keys() & self._buffers.keys():
             memo[id(self._buffers[name])] = copied._buffers[name]
         return copied

@@ -151,11 +151,9 @@ class SandboxedBridge(LuaBridge):
         self._pull(obj, tensors, *found)
         return output
 
-    def backward(
-        self, obj: Any, method: str, input: Any, grad_output: Any, tensors: Sequence[torch.Tensor | None]
-    ) -> Any:
+    def backward(self, obj: Any, method: str, tensors: Sequence[torch.Tensor | None], *values: Any) -> Any:
         self.push(obj, tensors)
-        gradients, *found = self._ask("backward", obj.number, obj, method, input, grad_output)
+        gradients, *found = self._ask("backward", obj.number, obj, method, *values)
         self._pull(obj, tensors, *found)
         return gradients
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ function Backward:backward(x, g) self.gradInput = g * 2; return self.gradInput e
 local Loss = torch.class('my.Loss', 'nn.MSECriterion')
 function Loss:forward(x, t) return 3 * self:updateOutput(x, t) end
 function Loss:backward(x, t) return self:updateGradInput(x, t):mul(3) end
+local Stored, linear = torch.class('my.Stored', 'nn.Linear')
+function Stored:updateGradInput(x, g) self.kept = g:clone(); return linear.updateGradInput(self, x, g) end
+function Stored:accGradParameters(x, g, scale)
+   self.gradWeight:add(self.kept:sum())
+   self.gradBias:add(g:sum())
+end
 """
 
 
@@ -113,10 +120,39 @@ def test_a_replaced_training_runs(name: str, bridge: LuaBridge) -> None:
     torch.testing.assert_close(model(x), x - 1)
 
 
+LINEAR = {
+    name: LuaTensor.from_numpy(np.full(shape, value))
+    for name, value, shape in (
+        *(("weight", 1.0, (1, 2)), ("bias", 1.0, 1)),
+        *(("gradWeight", 0.0, (1, 2)), ("gradBias", 0.0, 1)),
+    )
+}
+
+
 def test_replaced_parameters_are_those_that_train(bridge: LuaBridge) -> None:
     """A fixed bias."""
-    tensors = {"weight": np.ones((2, 3)), "bias": np.ones(2), "gradWeight": np.zeros((2, 3)), "gradBias": np.zeros(2)}
-    linear = obj("nn.Linear", **{name: LuaTensor.from_numpy(value) for name, value in tensors.items()})
-    model = replaced(bridge, "Linear:parameters() return {self.weight}, {self.gradWeight}", linear)
+    model = replaced(bridge, "Linear:parameters() return {self.weight}, {self.gradWeight}", obj("nn.Linear", **LINEAR))
     assert [name for name, _ in model.named_parameters()] == ["0.weight"]
     assert sorted(model.state_dict()) == ["0.bias", "0.weight"]
+
+
+@pytest.mark.parametrize("in_sequence", [False, True])
+def test_a_mask_hides_the_gradient_from_update_grad_input_only(in_sequence: bool, bridge: LuaBridge) -> None:
+    layer = obj("my.Stored", **LINEAR)
+    inner = obj("nn.Sequential", obj("nn.Identity"), layer) if in_sequence else layer
+    model = dpnn_bridge.to_torch(obj("nn.MaskZero", inner, nInputDim=1), fallback=bridge.convert)
+    x = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    model(x).sum().backward()
+    gradients = {name.rpartition(".")[2]: p.grad.unique().tolist() for name, p in model.named_parameters()}  # type: ignore[union-attr]
+    assert gradients == {"weight": [2], "bias": [3]}
+    assert x.grad is not None
+    assert x.grad.tolist() == [[1, 1], [0, 0], [1, 1]]
+
+
+def test_a_copy_of_a_layer_that_ran_has_its_buffers(bridge: LuaBridge) -> None:
+    layer = dpnn_bridge.to_torch(obj("my.Stored", **LINEAR), fallback=bridge.convert)
+    layer(torch.ones(1, 2).double()).sum().backward()
+    copied = copy.deepcopy(layer)
+    copied.load_state_dict(layer.state_dict())
+    copied(torch.ones(1, 2).double()).sum().backward()
+    assert copied.state_dict().keys() == layer.state_dict().keys()

@@ -352,7 +352,7 @@ def test_any_gradient_is_one_error(answer: Any) -> None:
         type_of=lambda obj: "nn.X",
         followed=lambda obj, fields, tensors: {},
         forward=lambda obj, method, input, tensors: torch.ones(2),
-        backward=lambda obj, method, input, grad_output, tensors: answer,
+        backward=lambda obj, method, tensors, *values: answer,
         method=lambda obj, name, *args: 1.0 if name == "forward" else answer,
     )
     output = LuaModule(bridge, None)(torch.ones(2))

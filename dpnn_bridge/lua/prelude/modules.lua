@@ -186,8 +186,8 @@ end
 bridge.fill_new_memory = bridge.fill_new_memory or function() end
 
 -- run a backward pass by the method backward, or by updateGradInput and accGradParameters: returns the gradient of the input, and
--- the gradients of the parameters of this backward pass alone
-function bridge.backward(module, method, input, gradOutput)
+-- the gradients of the parameters of this backward pass alone. updateGradInput gets gradOutput, or `masked`, see nn.MaskZero.
+function bridge.backward(module, method, input, gradOutput, masked)
    local weights, groups = parameters(module)
    for _, group in ipairs(groups) do
       for _, g in ipairs(group) do g:zero() end
@@ -199,7 +199,7 @@ function bridge.backward(module, method, input, gradOutput)
    if method == 'backward' and module.backward and not (base and module.backward == base.backward) then
       gradInput = module:backward(input, gradOutput, 1)
    else
-      local returned = module:updateGradInput(input, gradOutput)
+      local returned = module:updateGradInput(input, masked == nil and gradOutput or masked)
       gradInput = module.gradInput
       -- of a layer for nngraph, which uses what updateGradInput returns
       if torch.isTensor(gradInput) and not torch.isTensor(input) and type(returned) == 'table' then gradInput = returned end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dpnn_bridge.compare.nested import first_tensor, map_tensors
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.faults import Fault
 from dpnn_bridge.conversion.memory import decorated_copied_memory, new_memory
+from dpnn_bridge.conversion.placeholder import bridge_of
 from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.conversion.tracing import is_traced
 from dpnn_bridge.modules.nn.container import ConcatTable, ParallelTable
@@ -101,6 +103,8 @@ def masked_call(module: nn.Module, input: Any, mask: Tensor) -> Any:
         return [masked_call(child, input, mask) for child in module]
     if type(module) is ParallelTable:
         return [masked_call(child, input[i], mask) for i, child in enumerate(module)]
+    if bridge_of(module) is not None:
+        return zero_values(module(input, mask=partial(without_rows, mask=mask)), mask)
     has_parameters = any(True for _ in module.parameters())
     if not has_parameters or any(True for _ in module.children()):
         return without_rows(module(input), mask)
