@@ -15,7 +15,7 @@ from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.conversion import registry, to_lua, to_lua_with_gradients, to_torch
 from dpnn_bridge.conversion.fields import grad_field
 from dpnn_bridge.conversion.torch_context import TorchConversion
-from dpnn_bridge.errors import ConversionError, LuaBridgeError
+from dpnn_bridge.errors import ConversionError, LuaBridgeError, UnsupportedClassError
 from dpnn_bridge.lua import values
 from dpnn_bridge.lua.runtime import Runtime
 from dpnn_bridge.lua.tensor import Storage, Tensor
@@ -250,7 +250,17 @@ class ConvertedModules:
 
     def _module(self, obj: Any, name: str) -> nn.Module:
         """Convert the object in its current state."""
-        return to_torch(self._inert_as(obj, name, []))
+        try:
+            return to_torch(self._inert_as(obj, name, []))
+        except UnsupportedClassError as error:
+            find = self.runtime.torch["getmetatable"]
+            inner = next((c for c in error.classes if not c.reason and find(c.class_name) is not None), None)
+            if inner is None:
+                raise
+            raise LuaBridgeError(
+                f"{inner.paths[0]} ({inner.class_name}) runs in Lua and {name} in PyTorch; to run both in Lua, add a "
+                "checkout of the latter's package to lua_path"
+            ) from error
 
     def _inert_as(self, obj: Any, name: str, live: list[Any]) -> LuaObject:
         """Return the LuaObject of ``obj`` with the class ``name``, which is its class or a base class of its class."""

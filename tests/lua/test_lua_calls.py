@@ -11,6 +11,7 @@ import torch
 
 import dpnn_bridge
 from dpnn_bridge.conversion.lua_values import fresh
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -156,3 +157,12 @@ def test_a_copy_of_a_layer_that_ran_has_its_buffers(bridge: LuaBridge) -> None:
     copied.load_state_dict(layer.state_dict())
     copied(torch.ones(1, 2).double()).sum().backward()
     assert copied.state_dict().keys() == layer.state_dict().keys()
+
+
+def test_a_loss_in_lua_inside_a_subclass_of_another_needs_the_sources(bridge: LuaBridge) -> None:
+    bridge.execute("torch.class('my.Sum', 'nn.MultiCriterion')")
+    loss = dpnn_bridge.to_torch(losses("my.Sum"), fallback=bridge.convert)
+    with pytest.raises(
+        LuaBridgeError, match=r"criterions\[1\] \(my.Loss\) runs in Lua and nn.MultiCriterion in PyTorch"
+    ):
+        loss(torch.ones(2).double(), torch.zeros(2).double())
