@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
-from importlib.util import decode_source, find_spec
+from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
 from typing import Any, TypeGuard
@@ -24,17 +24,13 @@ from typing import Any, TypeGuard
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.python_parser import parse
 from dpnn_bridge.legacy.python2_functions import compared, divided, quotient, sort, sorted_list
+from dpnn_bridge.legacy.python2_signs import only_python2
 
-_NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
-_METHODS = {"has_key", "iteritems", "iterkeys", "itervalues"}
-_MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
 #: maximum number of calls, attributes and indices in one expression, and of modules in one import, because fissix takes
 #: cubic time for them
 _LONGEST_CHAIN = 64
 #: methods with another name in Python 3
 _RENAMED = {"next": "__next__", "__nonzero__": "__bool__"}
-#: names that indicate a program for both Python 2 and 3
-_PORTABLE = re.compile(r"\bversion_info\b|\bPY[23]\b|\bsix\b|\bImportError\b|\bNameError\b")
 
 
 def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
@@ -66,101 +62,15 @@ def _compiled(data: bytes, path: str, package: bool) -> CodeType:
     try:
         tree = parse(source, path)
     except SyntaxError as error:
-        renamed = re.sub(r"\basync\b(?!\s+(?:def|for|with)\b)", "non_blocking", source)
+        source = re.sub(r"\basync\b(?!\s+(?:def|for|with)\b)", "non_blocking", source)
         try:
-            return compile(renamed, path, "exec", dont_inherit=True)
+            tree = parse(source, path)
         except SyntaxError:
-            return _translated(renamed, path, package, error)
-    folder = Path(path).parent if package else None
-    if _only_python2(tree, folder) and not _PORTABLE.search(source):
+            return _translated(source, path, package, error)
+    if only_python2(tree, source, Path(path).parent, package):
         with contextlib.suppress(SyntaxError):  # it is Python 3 if it is not Python 2
             return _translated(source, path, package)
     return compile(tree, path, "exec", dont_inherit=True)
-
-
-def _only_python2(tree: ast.AST, package: Path | None) -> bool:
-    """Return whether a file uses names of Python 2, prints without a function, or imports a file without a dot.
-
-    Args:
-        tree: the syntax tree of the file.
-        package: the folder of files that are imported without a dot.
-    """
-    used, bound = set(), set()
-    has_statements, is_python3 = False, False
-    for node in ast.walk(tree):
-        has_statements = has_statements or (isinstance(node, ast.Expr) and _continues_print(node.value))
-        is_python3 = is_python3 or _is_python3(node)
-        if isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            bound.add(node.name)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.Attribute) and node.attr in _METHODS:
-            return True
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            bound |= {alias.asname or alias.name for alias in node.names}
-            is_python3 = is_python3 or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
-            if isinstance(node, ast.Import):
-                names = {alias.name for alias in node.names}
-            else:
-                names = {node.module} if node.module and not node.level else set()
-            if names & _MODULES or (package and any(_is_sibling(name, package) for name in names)):
-                return True
-    return bool((used - bound) & _NAMES) or (has_statements and not is_python3)
-
-
-#: syntax that Python 2 does not have
-_PYTHON3 = (
-    *(ast.JoinedStr, ast.AnnAssign, ast.Nonlocal, ast.AsyncFunctionDef, ast.Await, ast.YieldFrom, ast.MatMult),
-    *(ast.NamedExpr, ast.Match),
-)
-
-
-def _is_python3(node: ast.AST) -> bool:
-    """Return whether a node is syntax that Python 2 does not have, or prints as only the function does."""
-    if isinstance(node, ast.Call):
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        return (name == "super" and not node.args) or (name == "print" and bool(node.keywords))
-    if isinstance(node, ast.arguments):
-        every = [*node.posonlyargs, *node.args, *node.kwonlyargs, node.vararg, node.kwarg]
-        return bool(node.kwonlyargs or node.posonlyargs or any(a is not None and a.annotation for a in every))
-    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        return any(isinstance(element, ast.Starred) for element in node.elts)
-    return (
-        isinstance(node, _PYTHON3)
-        or (isinstance(node, ast.FunctionDef) and node.returns is not None)
-        or (isinstance(node, ast.ClassDef) and bool(node.keywords))
-        or (isinstance(node, ast.Raise) and node.cause is not None)
-        or (isinstance(node, ast.Dict) and None in node.keys)
-    )
-
-
-def _continues_print(value: ast.expr) -> bool:
-    """Return whether a statement uses the result of ``print(…)``, as in ``print (x - 1).max()`` or ``print (a), b``."""
-    inner = value
-    while not (isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "print"):
-        if isinstance(inner, (ast.Attribute, ast.Subscript)):
-            inner = inner.value
-        elif isinstance(inner, ast.Call):
-            inner = inner.func
-        elif isinstance(inner, (ast.BinOp, ast.Compare)):
-            inner = inner.left
-        elif isinstance(inner, ast.Tuple) and inner.elts and not any(map(_flushes, inner.elts)):
-            inner = inner.elts[0]
-        else:
-            return False
-    return inner is not value
-
-
-def _flushes(value: ast.expr) -> bool:
-    """Return whether a value is that of ``sys.stdout.flush()``, which nobody prints."""
-    return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "flush"
-
-
-def _is_sibling(name: str, package: Path) -> bool:
-    name = name.split(".")[0]
-    return ((package / f"{name}.py").exists() or (package / name / "__init__.py").exists()) and find_spec(name) is None
 
 
 class _TooLongError(Exception):
