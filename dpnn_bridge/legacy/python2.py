@@ -1,9 +1,9 @@
 """Run code for Python 2, or for Python 3 before 3.7, after translation to current Python.
 
-A file is translated if Python cannot compile it, or if it uses names that only Python 2 has and contains no sign of
-support for Python 3. fissix, the maintained fork of Python's ``2to3``, translates the syntax. This module also
-translates the division of integers, torchfile's strings (``str`` in Python 2), and the argument ``async``
-(``x.cuda(async=True)``, now ``non_blocking``).
+A file is translated if Python cannot compile it, or if it is certainly Python 2 (``python2_signs``). fissix, the
+maintained fork of Python's ``2to3``, translates the syntax. This module also translates the division of integers,
+comparisons, functions and modules that compute something else in Python 2, torchfile's strings (``str`` in Python 2),
+and the argument ``async`` (``x.cuda(async=True)``, now ``non_blocking``).
 """
 
 from __future__ import annotations
@@ -23,14 +23,32 @@ from typing import Any, TypeGuard
 
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.python_parser import parse
-from dpnn_bridge.legacy.python2_functions import compared, divided, quotient, sort, sorted_list
-from dpnn_bridge.legacy.python2_signs import only_python2
+from dpnn_bridge.legacy.python2_functions import (
+    compared,
+    divided,
+    filtered,
+    mapped,
+    ordered,
+    quotient,
+    rounded,
+    sort,
+    sorted_list,
+)
+from dpnn_bridge.legacy.python2_signs import is_file, only_python2
 
 #: maximum number of calls, attributes and indices in one expression, and of modules in one import, because fissix takes
 #: cubic time for them
 _LONGEST_CHAIN = 64
+#: translations of fissix that this module makes itself
+_OMITTED = (
+    *("unicode", "numliterals", "nonzero", "sorted"),
+    *("map", "filter", "itertools", "itertools_imports"),
+)
 #: methods with another name in Python 3
 _RENAMED = {"next": "__next__", "__nonzero__": "__bool__"}
+#: functions that compute something else in Python 2, or that only Python 2 has
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"cmp": compared, "filter": filtered, "map": mapped, "round": rounded}
+_MODULES = ("itertools", "math", "random")
 
 
 def compiled(data: bytes, path: str, package: bool = False) -> CodeType:
@@ -114,8 +132,8 @@ def _translator(package: bool) -> Any:
                     raise _TooLongError(f"line {node.get_lineno()} has {what}; split it to translate it from Python 2")
             return super().refactor_tree(tree, name)
 
-    omitted = (".fix_unicode", ".fix_numliterals", ".fix_nonzero", ".fix_sorted", *([] if package else [".fix_import"]))
-    return Translator([name for name in fixers if not name.endswith(omitted)])
+    omitted = {f"fissix.fixes.fix_{name}" for name in (*_OMITTED, *([] if package else ["import"]))}
+    return Translator([name for name in fixers if name not in omitted])
 
 
 def _translated(source: str, path: str, package: bool, error: SyntaxError | None = None) -> CodeType:
@@ -130,7 +148,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
     except (ParseError, TokenError, SyntaxError):
         raise (error or SyntaxError(f"cannot be translated from Python 2: {path}")) from None
     _restore_lines(tree, translated)
-    _import_text(tree)
+    _import_python2(tree, Path(path).parent)
     _rename_methods(tree)
     _compare(tree)
     future = {alias.name for node in tree.body if _is_future(node) for alias in node.names}
@@ -161,15 +179,18 @@ def _restore_lines(tree: ast.Module, translated: Any) -> None:
             node.col_offset = node.end_col_offset = -1  # unknown
 
 
-def _import_text(tree: ast.Module) -> None:
-    """Replace imports of torchfile by imports of the version whose strings are ``str``."""
-    replacement = "dpnn_bridge.legacy.text_torchfile"
+def _import_python2(tree: ast.Module, folder: Path) -> None:
+    """Replace imports of torchfile, whose strings are ``str`` in Python 2, and of modules that differ there."""
+    replacement = {"torchfile": "dpnn_bridge.legacy.text_torchfile"}
+    replacement |= {
+        name: f"dpnn_bridge.legacy.python2_modules.{name}" for name in _MODULES if not is_file(name, folder)
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "torchfile" and not node.level:
-            node.module = replacement
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            node.module = replacement.get(node.module or "", node.module)
         for alias in node.names if isinstance(node, ast.Import) else ():
-            if alias.name == "torchfile":
-                alias.name, alias.asname = replacement, alias.asname or alias.name
+            if alias.name in replacement:
+                alias.name, alias.asname = replacement[alias.name], alias.asname or alias.name
 
 
 def _rename_methods(tree: ast.Module) -> None:
@@ -197,20 +218,27 @@ def _import(tree: ast.Module, functions: dict[str, Callable[..., Any]]) -> None:
     first = int(ast.get_docstring(tree) is not None)
     while first < len(tree.body) and _is_future(tree.body[first]):
         first += 1
-    names = [ast.alias(function.__name__, name) for name, function in functions.items()]
-    tree.body.insert(first, ast.fix_missing_locations(ast.ImportFrom(compared.__module__, names, 0)))
+    for name, function in functions.items():
+        node = ast.ImportFrom(function.__module__, [ast.alias(function.__name__, name)], 0)
+        tree.body.insert(first, ast.fix_missing_locations(node))
 
 
 def _compare(tree: ast.Module) -> None:
-    """Provide ``cmp``, and the arguments of ``list.sort`` and ``sorted`` of Python 2."""
-    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    uses = {
-        isinstance(node.ctx, ast.Load) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "cmp"
-    }
-    if uses == {True} and "cmp" not in own:
-        _import(tree, {"cmp": compared})
-    _import(tree, {f"_python2_{function.__name__}": function for function in (sort, sorted_list)})
+    """Provide functions and comparisons of Python 2, and the arguments of its ``list.sort`` and ``sorted``."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    _import(tree, {name: function for name, function in _FUNCTIONS.items() if name in used})
+    _import(tree, {f"_python2_{function.__name__}": function for function in (ordered, sort, sorted_list)})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(map(_defines_cmp, node.body)):
+            node.decorator_list.append(ast.copy_location(ast.Name("_python2_ordered", ast.Load()), node))
     ast.fix_missing_locations(_Sorting().visit(tree))
+
+
+def _defines_cmp(node: ast.stmt) -> bool:
+    names = [node.name] if isinstance(node, ast.FunctionDef) else []
+    if isinstance(node, ast.Assign):
+        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return "__cmp__" in names
 
 
 class _Sorting(ast.NodeTransformer):

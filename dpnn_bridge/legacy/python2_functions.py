@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import operator
 from collections import UserList
+from collections.abc import Callable, Iterable
+from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import cmp_to_key
-from types import BuiltinMethodType
-from typing import Any
+from itertools import zip_longest
+from math import isfinite
+from types import BuiltinMethodType, FunctionType
+from typing import Any, SupportsFloat
 
 import numpy as np
+import torch
+from torch import Tensor
+
+_COMPARISONS = {f"__{name}__": getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 
 
 def compared(a: Any, b: Any) -> int:
@@ -18,18 +27,46 @@ def compared(a: Any, b: Any) -> int:
     """
     for one, other, sign in ((a, b, 1), (b, a, -1)):
         if (decides := getattr(type(one), "__cmp__", None)) is not None:
-            result = sign * int(decides(one, other))
-            return (result > 0) - (result < 0)
-    if isinstance(a, (list, tuple)) and type(a) is type(b):
-        pairs = (compared(*pair) for pair in zip(a, b, strict=False))
-        return next(filter(None, pairs), compared(len(a), len(b)))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return compared(len(a), len(b)) or _compared_dicts(a, b)
+            result = decides(one, other)
+            if result is not NotImplemented:
+                result = sign * int(result)
+                return (result > 0) - (result < 0)
+    if not any(map(_orders, (a, b))):
+        if _are(list, a, b) or _are(tuple, a, b):
+            pairs = (compared(*pair) for pair in zip(a, b, strict=False))
+            return next(filter(None, pairs), compared(len(a), len(b)))
+        if _are(dict, a, b):
+            return compared(len(a), len(b)) or _compared_dicts(a, b)
     try:
-        return bool(a > b) - bool(a < b)
+        return 0 if a == b else bool(a > b) - bool(a < b)
     except TypeError:
         first, second = map(_type_order, (a, b))
         return (first > second) - (first < second)
+
+
+def _are(kind: type, *values: Any) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _orders(value: Any) -> bool:
+    """Return whether a value has comparisons of its own, written in Python."""
+    return any(isinstance(getattr(type(value), name, None), FunctionType) for name in ("__lt__", "__gt__"))
+
+
+def ordered(cls: type) -> type:
+    """Give a class with ``__cmp__`` the comparisons that Python 2 derives from it."""
+    for name, function in _COMPARISONS.items():
+        if getattr(cls, name) is getattr(object, name):
+            setattr(cls, name, _comparison(function))
+    return cls
+
+
+def _comparison(function: Callable[[int, int], bool]) -> Callable[[Any, Any], Any]:
+    def compare(self: Any, other: Any) -> Any:
+        result = self.__cmp__(other)
+        return result if result is NotImplemented else function(result, 0)
+
+    return compare
 
 
 def _compared_dicts(a: dict[Any, Any], b: dict[Any, Any]) -> int:
@@ -49,11 +86,11 @@ def _type_order(value: Any) -> tuple[int, str]:
 def sort(values: Any, *arguments: Any, **named: Any) -> Any:
     """Call ``values.sort``; that of a list takes ``cmp``, ``key`` and ``reverse``, as in Python 2."""
     method = values.sort
-    if getattr(method, "__func__", None) is UserList.sort:
-        method = values.data.sort
-    if method is list.sort:
+    if method in (list.sort, UserList.sort):  # called with the list
         first, *rest = arguments
-        return list.sort(first, **_sorting(*rest, **named))
+        method, arguments = method.__get__(first), tuple(rest)
+    if getattr(method, "__func__", None) is UserList.sort:
+        method = method.__self__.data.sort
     if isinstance(method, BuiltinMethodType) and isinstance(method.__self__, list):
         return method(**_sorting(*arguments, **named))
     return method(*arguments, **named)
@@ -71,22 +108,61 @@ def _sorting(cmp: Any = None, key: Any = None, reverse: Any = False) -> dict[str
     return {"key": key, "reverse": reverse}
 
 
+def mapped(function: Callable[..., Any] | None, *values: Iterable[Any]) -> list[Any]:
+    """Return ``map(function, *values)`` of Python 2: a list, which None fills where an iterable is shorter."""
+    if len(values) == 1:
+        return list(values[0]) if function is None else list(map(function, *values))
+    rows = zip_longest(*values)
+    return list(rows) if function is None else [function(*row) for row in rows]
+
+
+def filtered(function: Callable[[Any], Any] | None, values: Iterable[Any]) -> Any:
+    """Return ``filter(function, values)`` of Python 2: text or a tuple if ``values`` is, else a list."""
+    kept = filter(function, values)
+    return "".join(kept) if isinstance(values, str) else tuple(kept) if isinstance(values, tuple) else list(kept)
+
+
+def rounded(number: SupportsFloat, ndigits: int = 0) -> float:
+    """Return ``round(number, ndigits)`` of Python 2: a float, away from zero in the middle between two."""
+    value = float(number)
+    if not isfinite(value) or ndigits > 323:
+        return value
+    digits = Context(prec=1100, rounding=ROUND_HALF_UP)  # more than a float has
+    return float(Decimal(value).quantize(Decimal(1).scaleb(-max(ndigits, -400)), context=digits))
+
+
 def _is_integral(value: Any) -> bool:
-    """Return whether a value is an integer, or a numpy array or scalar of integers."""
+    """Return whether a value is an integer, or an array, tensor or scalar of integers."""
     if isinstance(value, (np.ndarray, np.generic)):
         return np.issubdtype(value.dtype, np.integer)
+    if isinstance(value, Tensor):
+        return not (value.is_floating_point() or value.is_complex())
     return isinstance(value, int)
 
 
 def quotient(a: Any, b: Any) -> Any:
-    """Return ``a / b`` as in Python 2: quotients of integers are rounded down, also in numpy arrays."""
-    return a // b if _is_integral(a) and _is_integral(b) else a / b
+    """Return ``a / b`` as in Python 2: quotients of integers are rounded down, also in numpy arrays.
+
+    PyTorch before 0.5 rounded those of tensors toward zero. Its comparisons gave bytes, not bools.
+    """
+    if not (_is_integral(a) and _is_integral(b)):
+        return a / b
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        dividend, divisor = (
+            x if not isinstance(x, Tensor) else x.byte() if x.dtype is torch.bool else x for x in (a, b)
+        )
+        return torch.div(torch.as_tensor(dividend), divisor, rounding_mode="trunc")
+    return a // b
 
 
 def divided(a: Any, b: Any) -> Any:
     """Return the value that ``a /= b`` assigns in Python 2."""
-    if _is_integral(a) and _is_integral(b):
-        a //= b
-    else:
+    if not (_is_integral(a) and _is_integral(b)):
         a /= b
+    elif isinstance(a, Tensor) and a.dtype is not torch.bool:
+        a.div_(b, rounding_mode="trunc")
+    elif isinstance(a, Tensor) or isinstance(b, Tensor):
+        a = quotient(a, b)
+    else:
+        a //= b
     return a

@@ -60,8 +60,8 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
         if _calls_method(node) - own:
             return True
         if any(
-            (module in _MODULES and not _is_file(module, folder))
-            or (package and not extends_path and _is_file(module, folder) and find_spec(module) is None)
+            (module in _MODULES and not is_file(module, folder))
+            or (package and not extends_path and is_file(module, folder) and find_spec(module) is None)
             for module in _modules(node)
         ):
             return True
@@ -123,7 +123,8 @@ def _modules(node: ast.AST) -> set[str]:
     return {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module and not node.level else set()
 
 
-def _is_file(module: str, folder: Path) -> bool:
+def is_file(module: str, folder: Path) -> bool:
+    """Return whether a module is a file or package of a folder."""
     return (folder / f"{module}.py").exists() or (folder / module / "__init__.py").exists()
 
 

@@ -1,0 +1,1 @@
+"""Modules of the standard library that compute something else in Python 2. Translated files import them."""

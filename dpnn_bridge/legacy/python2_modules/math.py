@@ -1,0 +1,18 @@
+"""Python 2's ``math``, whose ``floor`` and ``ceil`` return floats."""
+
+from __future__ import annotations
+
+import math as _math
+from math import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary, reportAssignmentType]
+from typing import SupportsFloat
+
+
+def floor(x: SupportsFloat) -> float:
+    """Round down."""
+    number = float(x)
+    return _math.copysign(_math.floor(number), number) if _math.isfinite(number) else number
+
+
+def ceil(x: SupportsFloat) -> float:
+    """Round up."""
+    return -floor(-float(x))

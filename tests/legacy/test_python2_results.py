@@ -1,0 +1,99 @@
+"""Translated programs of Python 2 compute what Python 2 computed; the expected texts are those of Python 2.7.18."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dpnn_bridge.legacy.python2 import compiled
+
+_CMP = "class V(object):\n    def __init__(self, v): self.v = v\n    def __cmp__(self, other): return {}\n"
+_BY_VALUE = _CMP.format("cmp(self.v, other.v) if isinstance(other, V) else NotImplemented")
+_OWN = "class L({}):\n    def __lt__(self, o): return self[1] < o[1]\n    def __gt__(self, o): return self[1] > o[1]\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "printed"),
+    [
+        ("import math\nprint math.floor(7.6) / 2, math.ceil(-0.5), math.floor(float('inf'))", "3.5 -0.0 inf"),
+        ("from math import ceil, pi\nprint ceil(10 / 4.) / 2, pi > 3", "1.5 True"),
+        ("print round(2.5), round(-0.5), round(7) / 2, round(2.675, 2), round(15, -1)", "3.0 -1.0 3.5 2.67 20.0"),
+        ("print map(None, [1], [2, 3]), map(max, [1], [2]), map(str, xrange(2))", "[(1, 2), (None, 3)] [2] ['0', '1']"),
+        ("def map(f, x): return x\nprint map(len, 3)", "3"),
+        ("print filter(str.isdigit, 'a1b2'), filter(None, (0, 2)), filter(None, [0, 2])", "12 (2,) [2]"),
+        ("import itertools as it\nfrom itertools import imap, count\nprint list(it.izip(imap(abs, count(-1)), 'ab'))",
+         "[(1, 'a'), (0, 'b')]"),
+        (f"{_BY_VALUE}print V(1) == V(1), V(1) != V(1), V(2) in [V(2)], [V(1), V(2)].index(V(2)), V(1) < V(2)",
+         "True False True 1 True"),
+        (f"{_BY_VALUE}print max(V(2), V(5)).v, len({{V(1): 2}}), cmp(V(1), 3), cmp(3, V(1))", "5 1 1 -1"),
+        (f"{_OWN.format('list')}print cmp(L((1, 9)), L((2, 3))), cmp([2, 3], L((1, 9)))", "1 -1"),
+        (f"{_OWN.format('tuple')}print cmp(L((1, 9)), L((2, 3))), cmp(L((1, 9)), L((1, 9)))", "1 0"),
+        ("class B(list): pass\nprint cmp(B([1, None]), [1, 2]), cmp([1, 2], B([1, None]))", "-1 1"),
+        ("from collections import OrderedDict\nprint cmp(OrderedDict(a=1), {'a': 2})", "-1"),
+        ("from UserList import UserList\nclass U(UserList):\n    def sort(self, *by): UserList.sort(self, *by)\n"
+         "x = U([1, 2])\nx.sort(lambda a, b: b - a)\nprint x", "[2, 1]"),
+    ],
+)  # fmt: skip
+def test_what_python_2_printed(source: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(source)
+    assert capsys.readouterr().out == f"{printed}\n"
+
+
+def run(source: str) -> None:
+    pytest.importorskip("fissix")
+    exec(compiled(f"{source}\n".encode(), "two.py"), {"__name__": "two"})
+
+
+def test_random_numbers_of_python_2(capsys: pytest.CaptureFixture[str]) -> None:
+    run(
+        "import random\nrandom.seed(1)\n"
+        "print [random.randint(0, 9) for _ in xrange(5)],\\\n random.choice('abcd'), random.sample(range(10), 3)\n"
+        "x = range(6); random.shuffle(x); print x"
+    )
+    assert capsys.readouterr().out == "[1, 8, 7, 2, 4] b [6, 7, 0]\n[3, 5, 2, 1, 4, 0]\n"
+
+
+RANDOM = """
+import random
+random.seed("abc")
+print random.randrange(10), random.randrange(30, 3, -4), random.randrange(10 ** 30)
+print random.sample(xrange(10 ** 6), 6), random.sample(set(range(100)), 2), random.Random(5).randint(0, 100)
+"""
+
+
+EXPECTED = """\
+0 18 531315124143455278195240783214
+[644635, 499892, 502426, 12311, 6883, 194634] [63, 87] 62
+"""
+
+
+def test_functions_of_python_2_share_the_generator_of_other_files(capsys: pytest.CaptureFixture[str]) -> None:
+    run("import random\nrandom.seed(3)\nprint '%.6f' % random.random()")
+    following = random.random()
+    random.seed(3)
+    assert capsys.readouterr().out == f"{random.random():.6f}\n"
+    assert random.random() == following
+    run(RANDOM)
+    assert capsys.readouterr().out == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        ("torch.LongTensor([7, -7, 23]) / 2", [3, -3, 11]),
+        ("(torch.IntTensor([7]) / torch.IntTensor([2])).float() / 2", [1.5]),
+        ("7 / torch.LongTensor([2])", [3]),
+        ("(torch.ones(3) > 0).sum() / 2", 1),
+        ("(torch.ones(2) > 0) / 2", [0, 0]),
+        ("torch.LongTensor([7]) / 2.0", [3.5]),
+    ],
+)
+def test_quotients_of_integer_tensors_in_python_2(expression: str, result: object) -> None:
+    """PyTorch before 0.5 rounded them toward zero."""
+    names: dict[str, object] = {"__name__": "two"}
+    code = f"import torch\nx = ({expression}).tolist()\n"
+    code += "n = m = torch.IntTensor([-7])\nn /= 2\nshared = n is m\nn = n.tolist()\nprint 1\n"
+    pytest.importorskip("fissix")
+    exec(compiled(code.encode(), "two.py"), names)
+    assert (names["x"], names["n"], names["shared"]) == (result, [-3], True)
