@@ -133,7 +133,9 @@ def _defined_in(module: str, folder: Path) -> Iterable[str]:
     found: set[str] = set()
     for path in (folder / f"{module}.py", *(folder / module).glob("**/*.py")):
         if path.is_file():
-            found.update(re.findall(rf"\bdef ({'|'.join(_METHODS)})\b", path.read_text("utf-8", "replace")))
+            found.update(
+                re.findall(rf"\bdef ({'|'.join(_METHODS)})\b", path.read_text(encoding="utf-8", errors="replace"))
+            )
     return found
 
 
