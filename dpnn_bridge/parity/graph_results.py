@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,12 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import BITS, HALF, Difference, Tolerance, compare, scale_of
 from dpnn_bridge.compare.limited import without_repeats
 from dpnn_bridge.compare.precision import full_precision
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import ConversionLimitError, OptionError
 from dpnn_bridge.outputs.written import Results, Written
 from dpnn_bridge.parity.accepted import accept_random, accept_rounding
-from dpnn_bridge.parity.judge import draws_of
-from dpnn_bridge.parity.named_layers import NamedLayers, failed
+from dpnn_bridge.parity.judge import SEEDS, draws_of
+from dpnn_bridge.parity.named_layers import NamedLayers, failed, other_dtypes
 from dpnn_bridge.parity.new_export import NewExport
 from dpnn_bridge.parity.rounding import distances
 from dpnn_bridge.parity.seeds import manual_seed
@@ -35,6 +37,9 @@ PERTURBED_RUNS = 3
 RESEMBLING = Tolerance(1e-2, 1e-2)
 #: factor of sqrt(n) eps, the accepted rounding error of a sum of n values that a runtime adds sequentially
 SUM_MARGIN = 4
+
+#: name of the comparison of the output of a run without results of the model
+ALONE = "output of the file alone"
 
 #: result of a comparison: name of a layer -> its differences
 _Compared = dict[str, list[Difference]]
@@ -129,7 +134,7 @@ def _resembles(expected: Any, found: Any) -> bool:
 
 def _compare_found(layers: NamedLayers, source: Source, expected: Results, found: Results) -> _Compared:
     """Compare the results of a traced graph, which computes in another order."""
-    rounding = _Rounding(source, expected, given=True)
+    rounding = _Rounding(source, expected, found.keys())
     # a layer that returns a table is omitted: the graph has only those parts of the table that the layer computes
     names = [n for n in found if n in layers.by_name and (not n or isinstance(expected.get(n), Tensor))]
     output_is_of_layer = any(found[n] is found.get("") and _same(expected.get(n), expected.get("")) for n in names if n)
@@ -164,6 +169,45 @@ def _accept_sums(compared: list[tuple[str, Difference]], source: Source, results
             accept_rounding(d, f"rounding explains it: an element depends on {count:,} elements of the input", limit)
 
 
+def compare_alone(layers: NamedLayers, source: Source, written: Written, expected: Results) -> Exception | None:
+    """Compare the output of a file that runs without results of the model, its shape and its dtype.
+
+    The result of a layer in the file can have the elements in the right order and another shape or dtype. The model's
+    result in its place hides this from the later layers.
+
+    Returns:
+        The error if the file does not run.
+    """
+    assert written.run is not None
+    manual_seed(written.modules.values(), 0)
+    try:
+        with full_precision():
+            found = written.run(nested.copied(source.value), {})[""]
+    except ConversionLimitError:
+        raise
+    except Exception as e:
+        return e
+    a, b = _leaves(expected[""]), _leaves(found)
+    if (other := other_dtypes(ALONE, b, a)) is not None:
+        layers.result.whole.append(other)
+        return None
+    if any(not d.ok for d in compare(ALONE, b, a, _tolerance(a))):
+        compared = _Rounding(source, expected).compare_alone(b, a)
+        layers.result.whole += [d for d in compared if d.verdict is not Verdict.EQUAL]
+    return None
+
+
+def _leaves(value: Any) -> Any:
+    """Return a tensor, or the list of several tensors: a graph returns a flat list."""
+    found = list(nested.leaves(value))
+    return found[0] if len(found) == 1 else found
+
+
+def _tolerance(expected: Any) -> Tolerance:
+    """Return the accepted difference of a graph in the precision of the expected values."""
+    return next((HALF.get(t.dtype, TRACED) for t in nested.tensors(expected)), TRACED)
+
+
 def compare_at_another_size(layers: NamedLayers, source: Source, written: Written) -> None:
     """Compare the output for an input with other sizes of the dynamic axes."""
     assert written.run is not None
@@ -184,7 +228,7 @@ def compare_at_another_size(layers: NamedLayers, source: Source, written: Writte
     except Exception as e:
         layers.result.whole.append(failed(name, f"the file does not run on this input: {e}"))
         return
-    rounding = _Rounding(other, expected, given=False)
+    rounding = _Rounding(other, expected)
     compared = rounding.compare("", found[""])
     if rounding.allowed:
         _accept_sums([("", d) for d in compared], other, {})
@@ -199,11 +243,12 @@ class _Rounding:
     Args:
         source: the model and its input.
         results: results of the model's layers.
-        given: whether each layer of the graph runs on the results of the layers before; else their errors add up.
+        given: names of the layers whose results the file's later layers run on; without, rounding errors add up.
     """
 
-    def __init__(self, source: Source, results: Results, *, given: bool) -> None:
+    def __init__(self, source: Source, results: Results, given: Collection[str] = ()) -> None:
         self.source, self.results, self.given = source, results, results if given else {}
+        self.replaced = {name: results[name] for name in given if name in results}
         single = any(t.dtype == torch.float32 for t in nested.tensors(results.get("")))
         errors = self._errors(dtype=torch.float64) if single else {}
         self.allowed = {name: max(TRACED_MIN, TRACED_MARGIN * error) for name, error in errors.items()}
@@ -215,14 +260,59 @@ class _Rounding:
         index, as that of a glimpse, any result would be explained.
         """
         expected, allowed = self.results[name], self.allowed.get(name)
-        compared = _compare_approximately(expected, found, self.source, allowed)
+        compared = self._compare(name, expected, found, allowed)
         different = [d for d in compared if not d.ok]
         if allowed is None or not different or any(d.mismatched or not d.error <= TRACED.single for d in different):
             return compared
         more = TRACED_MARGIN * self._of_operations.get(name, 0.0)
         if not allowed < more <= TRACED.single:
             return compared
-        return _compare_approximately(expected, found, self.source, more)
+        return self._compare(name, expected, found, more)
+
+    def compare_alone(self, found: Any, expected: Any) -> list[Difference]:
+        """Compare the output of a graph that runs without results of the model, as :func:`compare_alone` does."""
+        error = max(self.allowed.get("", 0.0), TRACED_MARGIN * self._of_operations.get("", 0.0))
+        limit = _tolerance(expected)
+        compared = compare(ALONE, found, expected, Tolerance(max(limit.double, error), max(limit.single, error)))
+        self._accept_draws("", compared)
+        return compared
+
+    def _compare(self, name: str, expected: Any, found: Any, allowed: float | None) -> list[Difference]:
+        """Compare a result; ``allowed`` is the accepted relative difference in single precision."""
+        a, b = _leaves(expected), _leaves(found)
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            a, b = a.detach().cpu(), b.detach().cpu()
+            if a.numel() == b.numel():
+                b = b.reshape(a.shape)
+        tolerance = _tolerance(expected)
+        limit = tolerance if allowed is None else replace(tolerance, single=min(tolerance.single, allowed))
+        compared = compare("output", b, a, limit)
+        self._accept_draws(name, compared)
+        for d in compared:
+            if not d.ok and not d.mismatched and allowed is not None and d.error <= allowed:
+                accept_rounding(d, limit=allowed)
+        return compared
+
+    def _accept_draws(self, name: str, compared: list[Difference]) -> None:
+        """Accept the differences of a result that changes with the random numbers."""
+        different = [d for d in compared if not d.ok and not d.mismatched]
+        if different and any(n == name or n.startswith(f"{name}.") or not name for n in self._random):
+            for d in different:
+                accept_random(d, self._draws, ", other ones in the file than in MODEL")
+
+    @cached_property
+    def _draws(self) -> list[str]:
+        """The layers that draw random numbers."""
+        return draws_of(copy.deepcopy(self.source.module), nested.copied(self.source.value))
+
+    @cached_property
+    def _random(self) -> set[str]:
+        """The names of the results that change with the random numbers."""
+        found: set[str] = set()
+        for seed in range(1, SEEDS + 1) if self._draws else ():
+            again = self.source.run(self.replaced, seed=seed)
+            found |= {n for n, v in self.results.items() if n not in found and n in again and not _same(v, again[n])}
+        return found
 
     @cached_property
     def _of_operations(self) -> dict[str, float]:
@@ -244,23 +334,3 @@ class _Rounding:
 def _relative(exact: Any, value: Any) -> float:
     size = min((scale_of(without_repeats(t)[0].double(), TRACED) for t in nested.tensors(value)), default=1.0)
     return max(distances("output", exact, value).values(), default=0.0) / size
-
-
-def _compare_approximately(expected: Any, found: Any, source: Source, allowed: float | None) -> list[Difference]:
-    """Compare results of a traced graph; ``allowed`` is the accepted relative difference in single precision."""
-    a, b = list(nested.leaves(expected)), list(nested.leaves(found))
-    if len(a) == len(b) == 1 and isinstance(a[0], Tensor) and isinstance(b[0], Tensor):
-        a, b = a[0].detach().cpu(), b[0].detach().cpu()
-        if a.numel() == b.numel():
-            b = b.reshape(a.shape)
-    tolerance = next((HALF.get(t.dtype, TRACED) for t in nested.tensors(expected)), TRACED)
-    limit = tolerance if allowed is None else replace(tolerance, single=min(tolerance.single, allowed))
-    differences = compare("output", b, a, limit)
-    for d in differences:
-        if d.ok or d.mismatched:
-            continue
-        if names := draws_of(copy.deepcopy(source.module), nested.copied(source.value)):
-            accept_random(d, names, ", other ones in the file than in MODEL")
-        elif allowed is not None and d.error <= allowed:
-            accept_rounding(d, limit=allowed)
-    return differences

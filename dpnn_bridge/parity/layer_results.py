@@ -24,8 +24,8 @@ from dpnn_bridge.modules.inputs import accepted_instead
 from dpnn_bridge.modules.several import Models
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.outputs.written import Results, Written
-from dpnn_bridge.parity.graph_results import compare_at_another_size, compare_graph
-from dpnn_bridge.parity.named_layers import NamedLayers, failed
+from dpnn_bridge.parity.graph_results import compare_alone, compare_at_another_size, compare_graph
+from dpnn_bridge.parity.named_layers import NamedLayers, failed, other_dtypes
 from dpnn_bridge.parity.new_export import NewExport
 from dpnn_bridge.parity.seeds import manual_seed
 from dpnn_bridge.parity.source import Source
@@ -79,6 +79,8 @@ def compare_results(
         error = _compare_operations(layers, source, expected, written)
     else:
         error = compare_graph(layers, source, written, expected, export)
+        if error is None and layers.result.ok:
+            error = compare_alone(layers, source, written, expected)
     if error is not None:
         layers.result.whole.append(failed("converted", f"{path.name} does not run on this input: {error}"))
     elif written.dynamic:
@@ -122,10 +124,8 @@ def _compare_operations(layers: NamedLayers, source: Source, expected: Results, 
 
 def _compare_exactly(expected: Any, found: Any) -> list[Difference]:
     """Compare dtypes and bits of results."""
-    dtypes = [[v.dtype for v in nested.tensors(value)] for value in (found, expected)]
-    if dtypes[0] != dtypes[1]:
-        names = (", ".join(str(t).removeprefix("torch.") for t in dict.fromkeys(each)) for each in dtypes)
-        return [failed("output", " instead of ".join(names))]
+    if (other := other_dtypes("output", found, expected)) is not None:
+        return [other]
     return compare("output", found, expected, BITS)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
+from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
 from dpnn_bridge.outputs.written import Results
 from dpnn_bridge.parity.layers import Node, tree
@@ -48,3 +50,12 @@ class NamedLayers:
 def failed(name: str, message: str) -> Difference:
     """Return a failed comparison without numbers."""
     return Difference(name, math.inf, 0.0, message)
+
+
+def other_dtypes(name: str, found: Any, expected: Any) -> Difference | None:
+    """Return a failed comparison if tensors have other dtypes than expected, else None."""
+    dtypes = [[t.dtype for t in nested.tensors(value)] for value in (found, expected)]
+    if dtypes[0] == dtypes[1]:
+        return None
+    names = (", ".join(str(t).removeprefix("torch.") for t in dict.fromkeys(each)) for each in dtypes)
+    return failed(name, " instead of ".join(names))

@@ -41,6 +41,7 @@ class Source:
         like: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
         perturbed: int | None = None,
+        seed: int = 0,
     ) -> Results:
         """Run a copy of the model.
 
@@ -51,6 +52,7 @@ class Source:
             like: tensors by name, whose strides the model's tensors get.
             dtype: precision of the run; default: unchanged.
             perturbed: seed of :class:`PerturbedResults`; default: unchanged results.
+            seed: seed of the random numbers.
         """
         module = relocate(copy.deepcopy(self.module).to(dtype=dtype), offset, like)
 
@@ -59,7 +61,7 @@ class Source:
 
         value, given = prepared(self.value), {name: prepared(v) for name, v in (given or {}).items() if name}
         modules = {name: module.get_submodule(name) for name in self.names}
-        manual_seed(module.modules(), 0)
+        manual_seed(module.modules(), seed)
         changed = nullcontext() if perturbed is None else PerturbedResults(perturbed)
         with torch.no_grad(), full_precision(), _threads(threads), self.running(module), changed:
             return run_modules(modules, lambda: module(value), given)
