@@ -18,6 +18,8 @@ from dpnn_bridge.compare import nested
 
 #: number of the nearest results that are compared with a stored one
 _NEAREST = 4
+#: numbers beyond it have no finite sums
+_LARGEST = 1e150
 
 
 class LeftResults:
@@ -67,4 +69,5 @@ class LeftResults:
         size = tensor.numel()
         if size not in self._weights:
             self._weights[size] = torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
-        return float(tensor.detach().flatten().to("cpu", torch.float64).nan_to_num() @ self._weights[size])
+        flat = tensor.detach().flatten().to("cpu", torch.float64).nan_to_num(0.0, 0.0, 0.0)
+        return float(flat.clamp(-_LARGEST, _LARGEST) @ self._weights[size])

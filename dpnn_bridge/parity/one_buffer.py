@@ -42,7 +42,7 @@ _USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"
 _UNDEFINED = frozenset(
     f"nn.{name}"
     for name in (
-        *("Cosine", "Linear", "LinearWeightNorm", "Padding", "PartialLinear", "SpatialAveragePooling"),
+        *("Cosine", "Linear", "LinearWeightNorm", "MM", "Padding", "PartialLinear", "SpatialAveragePooling"),
         *("SeqReverseSequence", "SpatialColorTransform", "SpatialGraph"),
         *("SpatialConvolutionMap", "SpatialCrossMapLRN", "SpatialDilatedConvolution", "SpatialFullConvolutionMap"),
         *("SpatialMaxPooling", "SpatialSubSampling", "SpatialZeroPadding", "TemporalConvolution"),
@@ -56,6 +56,8 @@ _ACCUMULATE = {
     "nn.CMulTable": torch.mul,
     "nn.CMaxTable": torch.maximum,
     "nn.CMinTable": torch.minimum,
+    "nn.CSubTable": torch.sub,
+    "nn.CDivTable": torch.div,
 }
 #: other classes whose backward pass reads the same as PyTorch's if they occur once
 _IF_ONCE = frozenset(

@@ -98,6 +98,32 @@ def test_rounding_is_no_difference(dtype: torch.dtype | None, offset: float, swa
     assert NETWORK not in failed(verify(model, other, input=x, dtype=dtype))
 
 
+@both_orders
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (nn.UpsamplingBilinear2d(scale_factor=3), (2, 3, 13, 9)),
+        (nn.UpsamplingBilinear2d((256, 256)), (1, 1, 97, 101)),
+        (nn.Upsample((20, 30), mode="bilinear", align_corners=True), (2, 3, 7, 7)),
+        (nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True), (1, 2, 3, 5, 7)),
+    ],
+    ids=repr,
+)
+def test_torch7_computes_positions_of_an_interpolation_in_single_precision(
+    layer: nn.Module, size: tuple[int, ...], swapped: bool, tmp_path: Path
+) -> None:
+    x, net = torch.randn(size), nn.Sequential(layer, nn.Sigmoid()).eval()
+    model, other = files(tmp_path, net, x, swapped=swapped)
+    assert verify(model, other, input=x).verdict == Verdict.EQUAL
+
+
+def test_the_network_has_the_precision_of_its_file(tmp_path: Path) -> None:
+    x, net = torch.randn(3, 4), nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)).eval()
+    dpnn_bridge.save(tmp_path / "net.pt", net)
+    dpnn_bridge.save(tmp_path / "net.t7", net, tensor_type="torch.CudaHalfTensor")
+    assert verify(tmp_path / "net.pt", tmp_path / "net.t7", input=x).verdict == Verdict.EQUAL
+
+
 def test_a_small_difference_is_no_rounding() -> None:
     norm, other, x = nn.LayerNorm(8, eps=1e-5), nn.LayerNorm(8, eps=2e-5), torch.randn(4, 8)
     for module, ok in ((norm, True), (other, False)):

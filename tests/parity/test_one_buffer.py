@@ -214,7 +214,10 @@ def test_a_container_that_occurs_twice_in_a_row_overwrites_what_the_modules_insi
 @pytest.mark.parametrize("off", [0.0, 1e-6])
 @pytest.mark.parametrize(
     ("name", "combine"),
-    [("CAddTable", torch.add), ("CMulTable", torch.mul), ("CMaxTable", torch.maximum), ("CMinTable", torch.minimum)],
+    [
+        *(("CAddTable", torch.add), ("CMulTable", torch.mul), ("CMaxTable", torch.maximum)),
+        *(("CMinTable", torch.minimum), ("CSubTable", torch.sub), ("CDivTable", torch.div)),
+    ],
 )
 def test_a_residual_block_twice_in_a_row_adds_to_its_own_result(name: str, combine: Any, off: float) -> None:
     """``nn.CAddTable`` copies its first input onto the second one before it reads that."""

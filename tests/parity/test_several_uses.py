@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def test_a_container_with_random_numbers_that_runs_twice(seed: int | None, tmp_p
     write_t7(tmp_path / "ref.t7", LuaTable({**table, **({} if seed is None else {"seed": seed})}))
     found = verify(tmp_path / "model.t7", reference=tmp_path / "ref.t7")
     assert found.verdict == (Verdict.RANDOM if seed is None else Verdict.EQUAL)
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, 1.7e308, -1.7e308])
+def test_results_that_a_layer_left_are_found_beside_numbers_without_a_sum(number: float) -> None:
+    torch.manual_seed(0)
+    results = torch.randn(40, 5, 7, dtype=torch.float64)
+    results[torch.rand_like(results) < 0.3] = number
+    search = LeftResults(enumerate(results), lambda a, b: torch.allclose(a, b, rtol=1e-10, equal_nan=True))
+    for i, result in enumerate(results):
+        assert search.layer_of(torch.zeros(5, 7, dtype=torch.float64), result.clone()) == i
 
 
 def test_results_that_a_layer_left_are_found_among_many_with_the_same_sum() -> None:

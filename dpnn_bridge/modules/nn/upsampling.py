@@ -14,12 +14,15 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.objects import LuaObject, LuaStorage
 
 
-def upsample_linear(input: Tensor, size: tuple[int, ...]) -> Tensor:
+def upsample_linear(input: Tensor, size: tuple[int, ...], positions: torch.dtype) -> Tensor:
     """Interpolate the last dimensions linearly with aligned corners.
 
-    As in Torch7, source positions are computed in float32 for every dtype of the data.
+    Args:
+        input: the data.
+        size: sizes of the last dimensions of the output.
+        positions: dtype of the source positions for data in double precision; float32 in Torch7.
     """
-    if input.dtype == torch.float64:
+    if input.dtype == torch.float64 and positions != torch.float64:
         for dim, new_size in enumerate(size, input.dim() - len(size)):
             input = _interpolate(input, dim, new_size)
         return input
@@ -94,9 +97,12 @@ class UpsamplingBilinear2d(nn.UpsamplingBilinear2d):
         ``nn.SpatialUpSamplingBilinear(scale)`` or ``({oheight=h, owidth=w})``, SpatialUpSamplingBilinear.lua
     """
 
+    #: dtype of source positions for data in double precision
+    positions = torch.float32
+
     def forward(self, input: Tensor) -> Tensor:
         batch = input.unsqueeze(0) if input.dim() == 3 else input
-        output = upsample_linear(batch, target_size(batch, self.size, self.scale_factor))
+        output = upsample_linear(batch, target_size(batch, self.size, self.scale_factor), self.positions)
         return output.squeeze(0) if input.dim() == 3 else output
 
     def extra_repr(self) -> str:
@@ -153,6 +159,9 @@ class UpSampling(nn.Module):
             dimensions and a size without depth.
     """
 
+    #: dtype of source positions for data in double precision
+    positions = torch.float32
+
     def __init__(
         self, mode: str, scale_factor: int | None = None, size: tuple[int | None, int, int] | None = None
     ) -> None:
@@ -171,7 +180,7 @@ class UpSampling(nn.Module):
         size = self.size and self.size[5 - input.dim() :]
         if size and size[0] is None:
             raise ValueError("expected 4 dimensions, because the size has no depth, found 5")
-        return upsample_linear(input, target_size(input, size, self.scale_factor))
+        return upsample_linear(input, target_size(input, size, self.scale_factor), self.positions)
 
     class Lua(LuaClass):
         computed_fields = ("scale_factor", "odepth", "oheight", "owidth")
