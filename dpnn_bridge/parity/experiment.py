@@ -50,6 +50,7 @@ class Outcome:
         whole: comparisons of the complete model.
         layers: comparisons of each layer of the tree.
         not_comparable: number of a layer -> reason why its stored result cannot be compared, such as a reused buffer.
+        other_gradients: layers whose stored gradInput differs while that of the model agrees.
         inexact: numbers of layers that agree within the tolerance, although their stored results may have been changed.
         overwritten: number of a layer -> number of the layer that overwrote its output in Torch7's memory.
     """
@@ -60,6 +61,7 @@ class Outcome:
     whole: list[Difference]
     layers: list[list[Difference]] = field(default_factory=list)
     not_comparable: dict[int, str] = field(default_factory=dict)
+    other_gradients: list[int] = field(default_factory=list)
     inexact: set[int] = field(default_factory=set)
     overwritten: dict[int, int] = field(default_factory=dict)
 
@@ -270,6 +272,8 @@ class Experiment:
                         reason = f"ran {len(values)} times, Torch7 stores one result"
                     elif agrees[name] and (name == "gradInput" or any(d.mismatched for d in found)):
                         reason = f"is computed in another way in PyTorch; the model's {name} agrees"
+                        if name == "gradInput":
+                            outcome.other_gradients.append(i)
                     if reason:
                         outcome.not_comparable.setdefault(i, f"{name}: {reason}")
                         continue

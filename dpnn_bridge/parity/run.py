@@ -85,6 +85,13 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
             layer.overwritten_by = result.layers[per_layer.overwritten[i]].path
     if experiment.after is None and len(outcome.nodes) > 1 and OTHER_INPUT not in result.notes:
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
+    if per_layer.other_gradients:
+        layers = [f"{result.layers[i].path} ({result.layers[i].class_name})" for i in per_layer.other_gradients]
+        names = ", ".join(layers[:6]) + (f" and {len(layers) - 6} more" if layers[6:] else "")
+        result.notes.append(
+            f"Not compared: the stored gradInput of {names}. It differs, but the model's gradInput agrees, so PyTorch "
+            "may compute it in another way."
+        )
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
     _assign(result, per_layer)
     if experiment.after is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
@@ -125,15 +126,20 @@ def _read(
 
 
 def read_reference(reference: StrPath | LuaTable) -> LuaTable:
-    """Return a reference, from its file or its table, as a new table.
+    """Return a reference, from its file or its table, as a new table. Without a mode, the mode is that of ``after``.
 
     Raises:
-        NoReferenceError: the reference contains no input.
+        NoReferenceError: the reference contains no input, or a mode that is neither ``"train"`` nor ``"eval"``.
     """
     table = reference if isinstance(reference, LuaTable) else read_t7(reference)
+    name = "reference=" if isinstance(reference, LuaTable) else reference
     if not isinstance(table, LuaTable) or "input" not in table:
-        name = "reference=" if isinstance(reference, LuaTable) else reference
         raise NoReferenceError(f"{name}: a reference is a table with the fields input, output, …")
+    after, mode = table.get("after"), table.get("mode")
+    if mode not in (None, "train", "eval"):
+        raise NoReferenceError(f"{name}: mode must be 'train' or 'eval', found {shortened(repr(mode))}")
+    if mode is None and isinstance(after, LuaObject) and after.get("train") is True:
+        return LuaTable([*table.items(), ("mode", "train")])
     return LuaTable(table.items())
 
 

@@ -290,3 +290,31 @@ def test_a_grad_output_of_numpy_is_an_array_of_numbers() -> None:
     x = torch.ones(2, 2)
     gradient = lua_value(1 - x.tanh() ** 2)
     parity.assert_parity(nn.Tanh(), table(x, x.tanh(), gradOutput=np.ones((2, 2)), gradInput=gradient))
+
+
+# ---------------------------------------------------------------------- references
+MLP = FIXTURES / "nn" / "nn.Sequential" / "Sequential__mlp__double_train.t7"
+
+
+def test_the_stored_gradient_of_a_layer_that_is_not_compared_is_named() -> None:
+    reference = dpnn_bridge.read_t7(MLP)
+    assert not any("gradInput" in note for note in verify(MLP, key="module", reference=reference).notes)
+    reference["after"]["modules"][2]["gradInput"].torch()[0, 0] += 0.5
+    result = verify(MLP, key="module", reference=reference)
+    assert result.verdict is Verdict.EQUAL
+    assert any("the stored gradInput of modules[2] (nn.Tanh)" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("mode", [None, "train", "eval", "training", "Train", True])
+def test_the_mode_of_a_reference(mode: object, tmp_path: Path) -> None:
+    """Without a mode, it is the one of ``after``; another mode than these is refused."""
+    x, module = torch.randn(3, 4, dtype=torch.float64), nn.Sequential(nn.BatchNorm1d(4)).double()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", module)
+    output = module(x).detach()
+    reference = table(x, output, mode=mode, after=dpnn_bridge.to_lua(module))
+    if mode in (None, "train", "eval"):
+        expected = Verdict.DIFFERENT if mode == "eval" else Verdict.EQUAL
+        assert verify(tmp_path / "model.t7", reference=reference).verdict is expected
+    else:
+        with pytest.raises(NoReferenceError, match="mode must be 'train' or 'eval', found"):
+            verify(tmp_path / "model.t7", reference=reference)
