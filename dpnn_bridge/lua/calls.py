@@ -9,8 +9,10 @@ from dpnn_bridge.conversion.contexts import TorchContext
 OF_USER = ("forward", "backward")
 #: classes that call these methods of what they contain, and the table of models of a file
 _AS_USER = frozenset((SEVERAL, "nn.ModuleCriterion", "nn.RepeaterCriterion", "nn.SequencerCriterion"))
-#: containers whose `backward` calls `backward` of their modules
-_CALLING_BACKWARD = frozenset(("nn.Sequential", "nn.Concat", "nn.DepthConcat", "nn.ConcatTable"))
+#: containers of nn, cunn and fbcunn whose `backward` calls `backward` of their modules
+_CALLING_BACKWARD = frozenset(
+    ("nn.Sequential", "nn.Concat", "nn.DepthConcat", "nn.ConcatTable", "nn.DataParallelTable", "nn.ModelParallel")
+)
 
 
 def methods_called(ctx: TorchContext | None) -> tuple[str, str]:

@@ -60,6 +60,10 @@ MODELS = {
     "backward": (BACKWARD, 0, 2),
     "backward in a sequence": (obj("nn.Sequential", BACKWARD), 0, 2),
     "backward in a concatenation": (obj("nn.Concat", obj("nn.Sequential", BACKWARD), dimension=1), 0, 2),
+    "backward in a concatenation of images": (obj("nn.DepthConcat", BACKWARD, dimension=1), 0, 2),
+    "backward on several GPUs": (obj("nn.DataParallelTable", BACKWARD, dimension=1), 0, 2),
+    "backward of a sequence on several GPUs": (obj("nn.DataParallel", obj("nn.Sequential", BACKWARD)), 0, 1),
+    "backward of branches on several GPUs": (obj("nn.ModelParallel", BACKWARD, dimension=1), 0, 2),
     "backward in parallel": (parallel(BACKWARD), 0, 1),
     "backward in a sequence in parallel": (parallel(obj("nn.Sequential", BACKWARD)), 0, 1),
 }
@@ -96,6 +100,15 @@ def test_losses_call_the_methods_that_torch7s_call(name: str, bridge: LuaBridge)
     value = dpnn_bridge.to_torch(loss, fallback=bridge.convert)(x, torch.zeros(2).double())
     value.backward()
     assert (value.item(), x.grad.tolist()) == (factor, [factor, factor])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("name", "one_target"), [("Sequencer", False), ("Repeater", True)])
+def test_losses_of_each_step_call_forward_and_backward(name: str, one_target: bool, bridge: LuaBridge) -> None:
+    x, target = torch.ones(1, 2, dtype=torch.float64, requires_grad=True), torch.zeros(1, 2).double()
+    loss = dpnn_bridge.to_torch(obj(f"nn.{name}Criterion", criterion=LOSS), fallback=bridge.convert)
+    value = loss(x, target[0] if one_target else target)
+    value.backward()
+    assert (value.item(), x.grad.tolist()) == (3, [[3, 3]])  # type: ignore[union-attr]
 
 
 def replaced(bridge: LuaBridge, method: str, model: LuaObject) -> torch.nn.Module:
