@@ -166,21 +166,32 @@ def load_checkpoint(
         modules.add(id(candidate.obj))
     context.finish()
     if isinstance(root, (LuaTable, LuaObject)) and id(root) not in modules:
-        _store_entries(checkpoint, root, _plain_converter(modules, Budget(root)))
+        _store_entries(checkpoint, root, _plain_converter(modules, _tensor_converter(Budget(root))))
     _from_models(checkpoint)
     return checkpoint
 
 
-def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
+def _tensor_converter(budget: Budget) -> Callable[[LuaTensor | LuaStorage], Any]:
+    """Return a function that converts a tensor within a budget for the memory of all tensors."""
+
+    def convert(value: LuaTensor | LuaStorage) -> Any:
+        budget.spend(value.size * value.dtype.itemsize, "memory")  # several views may copy the same elements
+        return to_value(value)
+
+    return convert
+
+
+def _plain_converter(modules: set[int], tensor: Callable[[LuaTensor | LuaStorage], Any]) -> Callable[[Any], Any]:
     """Return a function that converts a Lua value to Python data: objects become dicts, shared values stay shared.
 
     A list with models or functions becomes a dict of the other elements.
 
     Args:
         modules: ``id`` of each model; models and functions become None.
-        budget: limit for the memory of all tensors.
+        tensor: converts a tensor or storage; called once for each.
     """
     done: dict[int, Any] = {}
+    tensor = _once(tensor)
 
     def is_omitted(value: Any) -> bool:
         return isinstance(value, LuaFunction) or id(value) in modules
@@ -188,9 +199,9 @@ def _plain_converter(modules: set[int], budget: Budget) -> Callable[[Any], Any]:
     def plain(value: Any) -> Any:
         if is_omitted(value):
             return None
+        if isinstance(value, (LuaTensor, LuaStorage)):
+            return tensor(value)
         if not isinstance(value, (LuaTable, LuaObject)):
-            if isinstance(value, (LuaTensor, LuaStorage)):
-                budget.spend(value.size * value.dtype.itemsize, "memory")  # several views may copy the same elements
             return to_value(value)
         if id(value) not in done:
             fields = value.fields if isinstance(value, LuaObject) else value
@@ -281,7 +292,11 @@ def _search_vocabulary(value: Any, known: dict[int, dict[str, int] | None]) -> d
         return {token: i for i, token in enumerate(value, 1)}
     if isinstance(value, list) and value and all(isinstance(v, (dict, list)) for v in value):
         return _vocabulary_in(value[0], known)
-    if not isinstance(value, dict) or not value or isinstance(next(iter(value.values())), Tensor):
+    if (
+        not isinstance(value, dict)
+        or not value
+        or isinstance(next(iter(value.values())), (Tensor, LuaTensor, LuaStorage))
+    ):
         return None
     if all(type(v) is int for v in value.values()):  # not booleans
         return {str(k): v for k, v in value.items()}
@@ -316,7 +331,7 @@ def _from_models(checkpoint: Checkpoint) -> None:
         fields += [(k, v) for k, v in items if isinstance(k, str) and (_VOCABULARY.match(k) or _CLASSES.search(k))]
         values = (getattr(module, name, None) for name in ("idx_to_token", "token_to_idx", "vocab"))
         fields += [("vocab", value) for value in values if isinstance(value, (dict, list))]
-    plain = _plain_converter(set(), Budget(LuaTable.from_list(value for _, value in fields)))
+    plain = _plain_converter(set(), lambda tensor: tensor)  # tensors are neither tokens nor names
     for name, value in fields:
         if _VOCABULARY.match(name) and not checkpoint.vocabulary:
             checkpoint.vocabulary = _vocabulary_in(plain(value), known) or {}

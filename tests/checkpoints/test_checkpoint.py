@@ -147,3 +147,18 @@ def test_entries_that_are_one_table_are_searched_once(tmp_path: Path, monkeypatc
     assert len(searched) == 1
     assert (found.vocabulary, found.options) == ({}, {"a": 1, "b": 2.5})
     assert len(found.rest) == 20
+
+
+def test_a_tensor_that_many_modules_and_entries_share(tmp_path: Path) -> None:
+    gold = LuaTensor.from_numpy(np.arange(250_000.0))
+    net = to_lua(nn.Sequential(*(nn.Tanh() for _ in range(100))))
+    layers = net["modules"].as_list()
+    for i, layer in enumerate(layers):
+        layer["labels"] = gold if i % 2 else LuaTensor(gold.class_name, (200_000,), (1,), i, gold.storage)
+        layer["vocab"] = table(gold=gold, size=5)
+    layers[-1]["classes"] = LuaTable.from_list(["cat", "dog"])
+    write_t7(tmp_path / "m.t7", table(model=net, **{f"gold{i}": gold for i in range(100)}))
+    found = load_checkpoint(tmp_path / "m.t7")
+    assert (found.class_names, found.vocabulary) == (["cat", "dog"], {})
+    assert len(found.rest) == 100
+    assert all(value is found.rest["gold0"] for value in found.rest.values())
