@@ -146,6 +146,8 @@ class InertUnpickler(pickle._Unpickler):  # the version in Python, whose memo al
         raise self.refuse(f"an object of {described(cls)}")
 
     def persistent_load(self, pid: Any) -> LuaStorage:
+        if not isinstance(pid, tuple):  # the length of others has no limit, and each use of one id copies it
+            raise self.refuse(f"a storage whose id is {described(pid)}")
         self._check_arguments(pid)
         tag, name, key, _, count, *view = pid
         dtype = element_dtype(f"torch.{name.replace('Bool', 'Byte')}") if isinstance(name, _ClassName) else None

@@ -31,6 +31,12 @@ STATES += b"0h\2)\x81h\1b" * 400
     [
         pytest.param(b"ctorch._utils\n_rebuild_parameter\n]K\1aR", "a call", id="arguments in a list"),
         pytest.param(b"ctorch\nSize\n]K\1a\x81", "an object with constructor arguments", id="sizes in a list"),
+        pytest.param(
+            b"](X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0aX\3\0\0\0cpuK\2eQ",
+            "a storage whose id is a list",
+            id="id of a storage in a list",
+        ),
+        pytest.param(b"X\5\0\0\0abcdeQ", "a storage whose id is 'abcde'", id="text as the id of a storage"),
         pytest.param(STATES, "more copies of a dict than any model", id="one state of many objects"),
         pytest.param(
             b"ctorch.legacy.nn\nTanh\nq\1]q\2(%se" % (b"h\1)\x81" * 20_000),
