@@ -138,21 +138,23 @@ class Dynamic:
         return True
 
     def _others(self, name: str, own: dict[str, int], example: Any, module: nn.Module) -> list[int]:
-        """Return two other sizes of an axis that the model accepts. Each axis tries the sizes in another order."""
+        """Return two other sizes of an axis that the model accepts. Each axis tries the sizes in another order.
+
+        The second one is that of the traced input. It is not 1, which an exporter takes for a size that never varies.
+        """
         n, shift = own[name], self.names.index(name)
         # after a pooling, a smaller change would give the same size
         near = (n + 4, n + 2, n + 1, n - 1) if n < 16 else (n + 16, n + 8, n - 8)
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         sizes = sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]
-        if self.larger_first:
-            sizes.sort(key=lambda size: size < n)
+        sizes.sort(key=lambda size: (size == 1, self.larger_first and size < n))
         found = []
         for size in sizes:
             if not self._accepts(module, example, {"batch": BATCHES[0], name: size}):
                 continue
             found.append(size)
             if len(found) == 2:
-                return found
+                return found if found[1] != 1 else found[::-1]
         runs, tried = (", ".join(map(str, each)) for each in ([n, *found], sorted([n, *sizes])))
         reason = f"of the sizes {tried} the model accepts only {runs}"
         raise OptionError(f"dynamic= (--dynamic) {name}: {reason}; omit {name}")

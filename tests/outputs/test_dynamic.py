@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,41 @@ def test_a_size_that_the_model_does_not_take_is_named() -> None:
     example = torch.zeros(1, 1, 8, 8, 8)
     *_, last = Dynamic.of("batch,depth,height,width", example).examples(example, nn.Conv3d(1, 1, 3))
     assert len({*last.shape[2:]}) == 3
+
+
+class OfSizes(nn.Module):
+    """Accepts some sizes of the last axis."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] in self.sizes
+        return x.tanh()
+
+
+@pytest.mark.parametrize("larger_first", [False, True])
+def test_size_one_is_not_traced(larger_first: bool) -> None:
+    for n in (1, 2, 3, 4):
+        dynamic = replace(Dynamic.of("batch,height,width", torch.zeros(2, 2, n, n)), larger_first=larger_first)
+        *_, last = dynamic.examples(torch.zeros(2, 2, n, n), nn.Tanh())
+        assert min(last.shape) > 1
+    x = torch.zeros(2, 2)
+    shapes = [
+        e.shape for e in replace(Dynamic.of("length", x), larger_first=larger_first).examples(x, OfSizes(1, 2, 4))
+    ]
+    assert shapes == [(2, 2), (2, 1), (2, 4)]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_small_example_leaves_the_axis_variable(size: int, tmp_path: Path) -> None:
+    """At a traced size of 1, broadcasting would fix the axis."""
+    onnx: Any = pytest.importorskip("onnx", reason="needs the extra onnx")
+    net, example = nn.Sequential(nn.Embedding(6, 2), nn.Tanh()), torch.ones((2, size), dtype=torch.long)
+    dpnn_bridge.save(tmp_path / "m.onnx", net, input=example, dynamic=["batch=0", "time=1"])
+    (output,) = onnx.load(tmp_path / "m.onnx").graph.output
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["batch", "time", 2]
 
 
 class Cell(nn.Module):
