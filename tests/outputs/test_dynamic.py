@@ -18,7 +18,7 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.dpnn import SpatialReSampling
-from dpnn_bridge.modules.nn import Bottle, TemporalMaxPooling, UpsamplingBilinear2d
+from dpnn_bridge.modules.nn import Bottle, TemporalMaxPooling, Transpose, UpsamplingBilinear2d
 from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
@@ -172,10 +172,10 @@ def test_size_one_is_not_traced(larger_first: bool) -> None:
 def test_a_small_example_leaves_the_axis_variable(size: int, tmp_path: Path) -> None:
     """At a traced size of 1, broadcasting would fix the axis."""
     onnx: Any = pytest.importorskip("onnx", reason="needs the extra onnx")
-    net, example = nn.Sequential(nn.Embedding(6, 2), nn.Tanh()), torch.ones((2, size), dtype=torch.long)
+    net, example = nn.Sequential(Transpose((1, 2)), nn.Embedding(6, 2)), torch.ones((2, size), dtype=torch.long)
     dpnn_bridge.save(tmp_path / "m.onnx", net, input=example, dynamic=["batch=0", "time=1"])
     (output,) = onnx.load(tmp_path / "m.onnx").graph.output
-    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["batch", "time", 2]
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["time", "batch", 2]
 
 
 class Cell(nn.Module):
