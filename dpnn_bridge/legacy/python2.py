@@ -26,6 +26,7 @@ from dpnn_bridge.base.python_parser import parse
 from dpnn_bridge.legacy.python2_functions import (
     compared,
     divided,
+    divisible,
     filtered,
     mapped,
     ordered,
@@ -33,6 +34,7 @@ from dpnn_bridge.legacy.python2_functions import (
     rounded,
     sort,
     sorted_list,
+    star_imported,
 )
 from dpnn_bridge.legacy.python2_signs import is_file, only_python2
 
@@ -151,6 +153,7 @@ def _translated(source: str, path: str, package: bool, error: SyntaxError | None
     _import_python2(tree, Path(path).parent)
     _rename_methods(tree)
     _compare(tree)
+    _keep_from_stars(tree)
     future = {alias.name for node in tree.body if _is_future(node) for alias in node.names}
     if "division" not in future | translated.future_features:  # fissix removes some of these imports
         _divide_integers(tree)
@@ -208,8 +211,9 @@ def _is_future(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
 
 
 def _divide_integers(tree: ast.Module) -> None:
-    """Replace ``/`` and ``/=`` by functions with the semantics of Python 2."""
-    _import(tree, {f"_python2_{function.__name__}": function for function in (quotient, divided)})
+    """Replace ``/`` and ``/=`` by functions with the semantics of Python 2, and let them call ``__div__``."""
+    _import(tree, {f"_python2_{function.__name__}": function for function in (quotient, divided, divisible)})
+    _decorate(tree, divisible, {"__div__", "__rdiv__", "__idiv__"})
     ast.fix_missing_locations(_Division().visit(tree))
 
 
@@ -228,17 +232,40 @@ def _compare(tree: ast.Module) -> None:
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     _import(tree, {name: function for name, function in _FUNCTIONS.items() if name in used})
     _import(tree, {f"_python2_{function.__name__}": function for function in (ordered, sort, sorted_list)})
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and any(map(_defines_cmp, node.body)):
-            node.decorator_list.append(ast.copy_location(ast.Name("_python2_ordered", ast.Load()), node))
+    _decorate(tree, ordered, {"__cmp__"})
     ast.fix_missing_locations(_Sorting().visit(tree))
 
 
-def _defines_cmp(node: ast.stmt) -> bool:
-    names = [node.name] if isinstance(node, ast.FunctionDef) else []
+def _decorate(tree: ast.Module, decorator: Callable[[type], type], methods: set[str]) -> None:
+    """Decorate the classes that define one of some methods."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and any(methods & _defined(statement) for statement in node.body):
+            name = ast.Name(f"_python2_{decorator.__name__}", ast.Load())
+            node.decorator_list.append(ast.copy_location(name, node))
+
+
+def _defined(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.Assign):
-        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-    return "__cmp__" in names
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {node.name} if isinstance(node, ast.FunctionDef) else set()
+
+
+def _keep_from_stars(tree: ast.Module) -> None:
+    """Let ``from module import *`` bind only what it bound in Python 2."""
+    _import(tree, {"_python2_star_imported": star_imported})
+    ast.fix_missing_locations(_Stars().visit(tree))
+
+
+class _Stars(ast.NodeTransformer):
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
+        if node.names[0].name != "*":
+            return node
+        before, after = parse(
+            "_python2_before = dict(globals())\n_python2_star_imported(globals(), _python2_before)"
+        ).body
+        for added in (*ast.walk(before), *ast.walk(after)):
+            ast.copy_location(added, node)
+        return [before, node, after]
 
 
 class _Sorting(ast.NodeTransformer):

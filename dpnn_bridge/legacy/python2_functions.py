@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections import UserList
 from collections.abc import Callable, Iterable
@@ -17,6 +18,16 @@ import torch
 from torch import Tensor
 
 _COMPARISONS = {f"__{name}__": getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+_DIVISIONS = {"__div__": "__truediv__", "__rdiv__": "__rtruediv__", "__idiv__": "__itruediv__"}
+#: functions of Python 2 that Python 3 or numpy has too, and names that ``numpy.__all__`` did not have in numpy 1.16
+_NOT_IN_STARS = (
+    *("abs", "bool", "filter", "map", "max", "min", "pow", "round"),
+    *("acos", "acosh", "asin", "asinh", "astype", "atan", "atan2", "atanh", "bitwise_count", "bitwise_invert"),
+    *("bitwise_left_shift", "bitwise_right_shift", "broadcast_shapes", "concat", "core", "cumulative_prod"),
+    *("cumulative_sum", "dtypes", "exceptions", "f2py", "from_dlpack", "isdtype", "lib", "long", "matrix_transpose"),
+    *("matvec", "permute_dims", "polynomial", "show_runtime", "strings", "test", "testing", "trapezoid", "typing"),
+    *("ulong", "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack", "vecdot", "vecmat"),
+)
 
 
 def compared(a: Any, b: Any) -> int:
@@ -54,11 +65,40 @@ def _orders(value: Any) -> bool:
 
 
 def ordered(cls: type) -> type:
-    """Give a class with ``__cmp__`` the comparisons that Python 2 derives from it."""
+    """Give a class with ``__cmp__`` the comparisons that Python 2 derives from it.
+
+    They replace those of ``int``, and those of ``dict`` but for ``==`` and ``!=``, because Python 2's have no others.
+    """
     for name, function in _COMPARISONS.items():
-        if getattr(cls, name) is getattr(object, name):
+        replaced = (object, int) if name in ("__eq__", "__ne__") else (object, int, dict)
+        if getattr(cls, name) in [getattr(base, name) for base in replaced]:
             setattr(cls, name, _comparison(function))
     return cls
+
+
+def divisible(cls: type) -> type:
+    """Let ``/`` call ``__div__``, ``__rdiv__`` and ``__idiv__`` of a class."""
+    for name, operator_name in _DIVISIONS.items():
+        if name in vars(cls):
+            setattr(cls, operator_name, vars(cls)[name])
+    return cls
+
+
+def star_imported(names: dict[str, Any], before: dict[str, Any]) -> None:
+    """Undo what ``from module import *`` binds because numpy has more names today, or Python other functions.
+
+    Args:
+        names: the variables of a file after the import.
+        before: a copy from before the import.
+    """
+    for name in _NOT_IN_STARS:
+        new = names.get(name)
+        if new is None or new is before.get(name) or not any(new is getattr(m, name, None) for m in (np, builtins)):
+            continue
+        if name in before:
+            names[name] = before[name]
+        else:
+            del names[name]
 
 
 def _comparison(function: Callable[[int, int], bool]) -> Callable[[Any, Any], Any]:
@@ -132,19 +172,23 @@ def rounded(number: SupportsFloat, ndigits: int = 0) -> float:
 
 
 def _is_integral(value: Any) -> bool:
-    """Return whether a value is an integer, or an array, tensor or scalar of integers."""
+    """Return whether a value is an integer or bool, or an array, tensor, scalar or list of them."""
     if isinstance(value, (np.ndarray, np.generic)):
-        return np.issubdtype(value.dtype, np.integer)
+        return value.dtype.kind in "bui"
+    if isinstance(value, (list, tuple)):  # beside an array
+        return np.asarray(value).dtype.kind in "bui"
     if isinstance(value, Tensor):
         return not (value.is_floating_point() or value.is_complex())
     return isinstance(value, int)
 
 
 def quotient(a: Any, b: Any) -> Any:
-    """Return ``a / b`` as in Python 2: quotients of integers are rounded down, also in numpy arrays.
+    """Return ``a / b`` as in Python 2: quotients of integers and bools are rounded down, also in numpy arrays.
 
     PyTorch before 0.5 rounded those of tensors toward zero. Its comparisons gave bytes, not bools.
     """
+    if _has_objects(a) or _has_objects(b):
+        return np.frompyfunc(quotient, 2, 1)(a, b)
     if not (_is_integral(a) and _is_integral(b)):
         return a / b
     if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -155,9 +199,15 @@ def quotient(a: Any, b: Any) -> Any:
     return a // b
 
 
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "O"
+
+
 def divided(a: Any, b: Any) -> Any:
     """Return the value that ``a /= b`` assigns in Python 2."""
-    if not (_is_integral(a) and _is_integral(b)):
+    if _has_objects(a):
+        a[...] = quotient(a, b)
+    elif not (_is_integral(a) and _is_integral(b)):
         a /= b
     elif isinstance(a, Tensor) and a.dtype is not torch.bool:
         a.div_(b, rounding_mode="trunc")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,29 @@ _METHODS = {"has_key": 1, "iteritems": 0, "iterkeys": 0, "itervalues": 0}
 _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
 #: text that indicates a program for both Python 2 and 3
 _PORTABLE = re.compile(
-    r"\b(?:version_info|PY[23]|six|ImportError|ModuleNotFoundError|NameError|hexversion|python_version|sys\.version"
+    r"\b(?:version_info|six|ImportError|ModuleNotFoundError|NameError|hexversion|python_version\w*|sys\.version"
     r"|(?:str|bytes|unicode) (?:is|is not|==|!=) (?:str|bytes|unicode))\b"
 )
+#: names of conditions that such a program has, such as ``is_py2``, ``PY3K`` and ``onPython2``
+_VERSION = re.compile(r"(?:^|_)(?i:py(?:thon)?)_?[23]|[a-z]Py(?:thon)?_?[23]")
+#: installed packages without methods of these names; an object of another one may have them, as in pandas before 2
+_WITHOUT_METHODS = {
+    *(
+        "cv2",
+        "dpnn_bridge",
+        "h5py",
+        "imageio",
+        "matplotlib",
+        "numpy",
+        "PIL",
+        "scipy",
+        "skimage",
+        "sklearn",
+        "tensorboardX",
+        "torch",
+    ),
+    *("torchfile", "torchtext", "torchvision", "tqdm", "visdom", "yaml"),
+}
 #: names through which a program binds names that are not in its syntax tree
 _BINDING = {"exec", "globals", "builtins", "__builtins__"}
 #: exceptions whose handlers, and the context manager whose blocks, may expect that a name or method is missing
@@ -38,7 +59,8 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
 
     The signs are names, methods and modules that only Python 2 has, statements that print without a function, and
     in a package imports without a dot. Syntax that only Python 3 has rules it out. A name is no sign if the file may
-    bind it, a method if a class beside it may define it, and neither where the file expects that they are missing.
+    bind it, a method if a class beside it or in an installed package may define it, and neither where the file expects
+    that they are missing.
 
     Args:
         tree: the syntax tree of the file.
@@ -47,12 +69,16 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
         package: whether the file is part of a package.
     """
     nodes = list(ast.walk(tree))
-    if _PORTABLE.search(source) or _is_python3(nodes):
+    if _PORTABLE.search(source) or any(_VERSION.search(name) for node in nodes for name in _named(node)):
+        return False
+    if _is_python3(nodes):
         return False
     bound = set().union(*map(_bound, nodes))
-    imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    modules = set().union(*map(_modules, nodes))
     names = set() if bound & (_BINDING | {"*"}) else _NAMES - bound
-    own = bound | set().union(*(_defined_in(module, folder) for node in imports for module in _modules(node)))
+    own = bound | set().union(*(_defined_in(module, folder) for module in modules))
+    if any(map(_may_have_methods, modules)):
+        own |= _METHODS.keys()
     extends_path = "sys.path" in source
     for node in _expected_to_work(tree):
         if isinstance(node, ast.Name) and node.id in names:
@@ -67,6 +93,25 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
             return True
     prints = any(isinstance(node, ast.Expr) and _continues_print(node.value) for node in nodes)
     return prints and not any(map(_future, nodes))
+
+
+def _named(node: ast.AST) -> set[str]:
+    """Return the names of variables, attributes and imports in a node."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {name for alias in node.names for name in (alias.name, alias.asname or "")}
+    return (
+        {getattr(node, "id", ""), getattr(node, "attr", "")} if isinstance(node, (ast.Name, ast.Attribute)) else set()
+    )
+
+
+def _may_have_methods(module: str) -> bool:
+    """Return whether objects of an installed package may have methods of the names that Python 2's dicts have."""
+    if module in _WITHOUT_METHODS | sys.stdlib_module_names:
+        return False
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # a module that was created in another way
+        return True
 
 
 def _calls_method(node: ast.AST) -> set[str]:

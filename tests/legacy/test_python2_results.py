@@ -33,6 +33,32 @@ _OWN = "class L({}):\n    def __lt__(self, o): return self[1] < o[1]\n    def __
         ("from collections import OrderedDict\nprint cmp(OrderedDict(a=1), {'a': 2})", "-1"),
         ("from UserList import UserList\nclass U(UserList):\n    def sort(self, *by): UserList.sort(self, *by)\n"
          "x = U([1, 2])\nx.sort(lambda a, b: b - a)\nprint x", "[2, 1]"),
+        ("from math import *\nfrom random import *\nprint ceil(4.2) / 2, log(1)", "2.5 0.0"),
+        ("def prod(x): return 3\nfrom itertools import *\nfrom math import *\nprint prod(2)", "3"),
+        ("from numpy import *\nprint round(2.5), max(1, 3), abs(-2), pow(2, 3)", "3.0 3 2 8"),
+        ("import numpy as np\nmask = np.array([True, False])\n"
+         "print (mask / np.array([2, 2])).tolist(), (3 / mask[:1]).tolist(), ((mask > 0).any() / 2)",
+         "[0, 0] [3] 0"),
+        ("import numpy as np\n"
+         "print (np.array([7, 3], dtype=object) / 2).tolist(), np.timedelta64(3, 's') / np.timedelta64(2, 's')",
+         "[3, 1] 1.5"),
+        ("import numpy as np\na = np.array([7, 3], dtype=object); a /= 2; print a.tolist()", "[3, 1]"),
+        ("class P(int):\n    def __cmp__(self, other): return int(other) - int(self)\n"
+         "print map(int, sorted([P(1), P(3), P(2)])), P(1) < P(2), P(1) == P(1)",
+         "[3, 2, 1] False True"),
+        ("class D(dict):\n    def __cmp__(self, other): return 1\nprint D() < D(), D() == D()", "False True"),
+        ("class Q(object):\n    def __div__(self, o): return 'div'\n"
+         "    def __rdiv__(self, o): return 'rdiv'\n    def __idiv__(self, o): return 'idiv'\n"
+         "q = Q(); print q / 2, 2 / q,\nq /= 2; print q",
+         "div rdiv idiv"),
+        ("import random\nrandom.seed(1)\n"
+         "print random.sample(set(range(300)), 0), random.sample(range(50), 6)",
+         "[] [6, 41, 36, 11, 22, 20]"),
+        ("import random\nrandom.seed(1); print random.sample(range(21), 3)", "[2, 16, 14]"),
+        ("import random\nrandom.seed(1); print random.sample(dict.fromkeys(range(300)), 3)", "[40, 253, 227]"),
+        ("import random\nx = range(5); random.shuffle(x, lambda: .3); print x", "[3, 2, 0, 4, 1]"),
+        ("import random\ntry: random.randrange(1, 5, 0)\nexcept ValueError as e: print e", "zero step for randrange()"),
+        ("import math\nprint math.floor(-0.0)", "-0.0"),
     ],
 )  # fmt: skip
 def test_what_python_2_printed(source: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:

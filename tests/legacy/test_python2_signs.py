@@ -48,6 +48,17 @@ def quotient_in(source: str, folder: Path, package: bool = False) -> float:
         "try:\n    import Queue\nexcept ModuleNotFoundError:\n    import queue as Queue",
         "try:\n    import Queue\nexcept Exception:\n    import queue as Queue",
         "def f(): print('usage'), exit(1)",
+        "import platform\nif platform.python_version_tuple()[0] == '2': range = xrange",
+        *(
+            "import platform\nif platform.python_version() < '3': range = xrange",
+            "import sys\ndef f(): return xrange(sys.hexversion)",
+        ),
+        *(f"{name} = False\ndef f(x): return unicode(x) if {name} else x" for name in ("is_py2", "PY3K", "onPython2")),
+        "def f(x, compat): return unicode(x) if compat.USE_PY2 else x",
+        "def f(frame):\n    import pytest\n    return frame.iteritems()",
+        "from contextlib import suppress\nwith suppress(NameError, AttributeError):\n    {}.iteritems()",
+        "def f():\n    try: unicode\n    except KeyError as e: raise ValueError from e",
+        "from __future__ import print_function\nprint('half'), 7 / 2",
     ],
 )
 def test_a_sign_that_is_not_sure(source: str, tmp_path: Path) -> None:
@@ -64,6 +75,7 @@ def test_a_sign_that_is_not_sure(source: str, tmp_path: Path) -> None:
             "try:\n    pass\nexcept Exception:\n    pass\nxrange(1)",
             "try:\n    xrange(1)\nexcept ValueError:\n    pass",
         ),
+        *("from shutil import copy2\nxrange(1), copy2", "import numpy, torch\n{1: 2}.has_key(1)"),
         *("'a long text'\nlong(3)", "print ('half'), 7 / 2", "def f(x): return x.cuda(async=True), xrange"),
     ],
 )

@@ -7,6 +7,12 @@ from itertools import *  # noqa: F403  # pyright: ignore[reportWildcardImportFro
 from itertools import filterfalse, zip_longest
 from typing import Any
 
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    *("chain", "combinations", "combinations_with_replacement", "compress", "count", "cycle", "dropwhile", "groupby"),
+    *("ifilter", "ifilterfalse", "imap", "islice", "izip", "izip_longest", "permutations", "product", "repeat"),
+    *("starmap", "takewhile", "tee"),
+]
+
 ifilter, ifilterfalse, izip, izip_longest = filter, filterfalse, zip, zip_longest
 
 

@@ -12,6 +12,13 @@ from random import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLi
 from types import MethodType
 from typing import Any, cast
 
+#: without ``jumpahead`` and ``WichmannHill``, which Python 3 does not have
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    *("Random", "SystemRandom", "betavariate", "choice", "expovariate", "gammavariate", "gauss", "getrandbits"),
+    *("getstate", "lognormvariate", "normalvariate", "paretovariate", "randint", "random", "randrange", "sample"),
+    *("seed", "setstate", "shuffle", "triangular", "uniform", "vonmisesvariate", "weibullvariate"),
+]
+
 
 class Random(_random.Random):
     """A generator of its own."""
@@ -25,6 +32,8 @@ class Random(_random.Random):
         first, end = (0, start) if stop is None else (start, stop)
         if any(int(number) != number for number in (first, end, step)):
             raise ValueError("non-integer argument of randrange()")
+        if int(step) == 0:
+            raise ValueError("zero step for randrange()")
         count = -((int(first) - int(end)) // int(step))
         if count <= 0:
             raise ValueError("empty range for randrange()")
@@ -58,7 +67,7 @@ class Random(_random.Random):
                 result.append(pool[j])
                 pool[j] = pool[last]
             return result
-        if not hasattr(population, "__getitem__"):  # a set; Python 2 drew a number before it noticed
+        if k and not hasattr(population, "__getitem__"):  # a set; Python 2 drew a number before it noticed
             self.random()
             population = tuple(population)
         chosen: dict[int, None] = {}
