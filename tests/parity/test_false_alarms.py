@@ -52,7 +52,7 @@ NETS = [
 LAYOUTS = [(0, 1), (1, 2), (3, 1), (8, 2)]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
@@ -72,7 +72,6 @@ def alarms(model: Path, file: Path, value: object, monkeypatch: pytest.MonkeyPat
     return found
 
 
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("suffix", ["itself", ".pt", ".safetensors", ".npz", ".t7", ".py"])
 @pytest.mark.parametrize("name", NETS)
 def test_right_files_are_equal(name: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +85,6 @@ def test_right_files_are_equal(name: str, suffix: str, tmp_path: Path, monkeypat
     assert alarms(model, file, value, monkeypatch) == []
 
 
-@pytest.mark.usefixtures("threads")
 def test_views_and_copies_take_other_ways_through_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 60), Narrow(2, 3, 41), nn.Sigmoid(), nn.Linear(41, 1000), nn.Tanh())
