@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpnn_bridge.base.arguments import checks_arguments
@@ -227,7 +227,8 @@ def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Packa
             that of the flat vector in the target's file, or ``"nn"``.
 
     Raises:
-        ConversionError: Torch7 has no such method, or does not support a hyperparameter.
+        ConversionError: Torch7 has no such method, does not support a hyperparameter, or the optimizer has
+            parameters that ``target`` does not have.
     """
     spec = _method_of(type(optimizer))
     if spec is None:
@@ -236,10 +237,41 @@ def to_lua(optimizer: Optimizer, target: Target | None = None, *, package: Packa
     target = params if target is None else target
     package = package or package_of(target)
     hidden = hidden_elements(target) if package == "dpnn" else 0
-    written = spec.save(optimizer, flat_fields(target, package), hidden)
+    fields = flat_fields(target, package)
+    _check_same(params, [f.parameter for f in fields], target)
+    written = spec.save(optimizer, fields, hidden)
     if any(isinstance(value, (LuaTensor, LuaTable)) for value in written.values()):
         _check_exported(target)
     return written
+
+
+def _check_same(optimizer: Sequence[Tensor], trained: Sequence[Tensor], target: Target) -> None:
+    """Compare the parameters of an optimizer with those that Torch7 trains, which are all of a model.
+
+    Args:
+        optimizer: parameters of the optimizer.
+        trained: parameters of the target.
+        target: the target. A ``UserWarning`` names its first parameter that the optimizer does not have.
+
+    Raises:
+        ConversionError: the optimizer has a parameter that the target does not have.
+    """
+    known = {id(p) for p in trained}
+    foreign = [p for p in optimizer if id(p) not in known]
+    if foreign:
+        raise ConversionError(
+            f"{len(foreign)} of the optimizer's {len(optimizer)} parameters, the first of shape "
+            f"{tuple(foreign[0].shape)}, are not those of the target; pass the model that the optimizer trains"
+        )
+    known = {id(p) for p in optimizer}
+    named = target.named_parameters() if isinstance(target, nn.Module) else ()
+    missing = [name for name, p in named if id(p) not in known]
+    if missing:
+        warnings.warn(
+            f"Torch7 trains all parameters of the model, also the {len(missing)} that the optimizer does not have, such "
+            f"as {missing[0]}; let the script restore them after each step to keep them as they are",
+            stacklevel=5,
+        )
 
 
 def _check_exported(target: Target) -> None:

@@ -382,10 +382,21 @@ def test_the_history_of_lbfgs_has_zeros_for_what_it_does_not_train() -> None:
         return loss
 
     optimizer.step(closure)
-    direction = tensor(optim.to_lua(optimizer, net)["d"])
+    with pytest.warns(UserWarning, match="also the 2 that the optimizer does not have, such as 0.weight"):
+        direction = tensor(optim.to_lua(optimizer, net)["d"])
     assert direction.numel() == 14
     assert not direction[:8].any()
     assert direction[8:].any()
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_an_optimizer_of_other_parameters_than_the_model(more: bool) -> None:
+    net, other = nn.Linear(3, 2), nn.Linear(3, 4)
+    optimizer = torch.optim.SGD([*(net.parameters() if more else ()), *other.parameters()], lr=0.1, momentum=0.9)
+    with pytest.raises(
+        ConversionError, match=r"2 of the optimizer's . parameters, the first of shape \(4, 3\), are not"
+    ):
+        optim.to_lua(optimizer, net)
 
 
 @pytest.mark.parametrize("method", METHODS)
