@@ -268,8 +268,8 @@ def _check_same(optimizer: Sequence[Tensor], trained: Sequence[Tensor], target: 
     missing = [name for name, p in named if id(p) not in known]
     if missing:
         warnings.warn(
-            f"Torch7 trains all parameters of the model, also the {len(missing)} that the optimizer does not have, such "
-            f"as {missing[0]}; let the script restore them after each step to keep them as they are",
+            f"Torch7 trains all parameters of the model, also the {len(missing)} that the optimizer does not have, "
+            f"such as {missing[0]}; let the script restore them after each step to keep them as they are",
             stacklevel=5,
         )
 

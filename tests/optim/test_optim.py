@@ -393,9 +393,7 @@ def test_the_history_of_lbfgs_has_zeros_for_what_it_does_not_train() -> None:
 def test_an_optimizer_of_other_parameters_than_the_model(more: bool) -> None:
     net, other = nn.Linear(3, 2), nn.Linear(3, 4)
     optimizer = torch.optim.SGD([*(net.parameters() if more else ()), *other.parameters()], lr=0.1, momentum=0.9)
-    with pytest.raises(
-        ConversionError, match=r"2 of the optimizer's . parameters, the first of shape \(4, 3\), are not"
-    ):
+    with pytest.raises(ConversionError, match=r"2 of the optimizer.s . parameters, the first of shape \(4, 3\)"):
         optim.to_lua(optimizer, net)
 
 

@@ -258,15 +258,18 @@ class Onnx(Format):
             added = sorted(set(results.values()) - set(outputs))
             changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)
             feed = _feed(inputs, value)
+            scope_of: dict[str, str] = {}  # name of a value -> module whose given result replaces it outside the module
             for scope, name in results.items():
-                if isinstance(given.get(scope), Tensor) and f"given {name}" not in feed:
+                if isinstance(given.get(scope), Tensor) and name not in scope_of:
+                    scope_of[name] = scope
                     feed[f"given {name}"] = array = given[scope].detach().cpu().numpy()
                     element_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
                     info = onnx.helper.make_tensor_value_info(f"given {name}", element_type, array.shape)
                     changed.graph.input.append(info)
-                    for node, modules in zip(changed.graph.node, scopes, strict=True):
-                        if scope not in modules:
-                            node.input[:] = [f"given {name}" if used == name else used for used in node.input]
+            for node, modules in zip(changed.graph.node, scopes, strict=True):
+                for i, name in enumerate(node.input):
+                    if name in scope_of and scope_of[name] not in modules:
+                        node.input[i] = f"given {name}"
             session = _session(changed.SerializeToString(), optimized=False)
             computed = dict(zip([*outputs, *added], _run(session, feed), strict=True))
             values = {name: torch.from_numpy(v) for name, v in computed.items()}
