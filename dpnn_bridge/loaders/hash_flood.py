@@ -33,6 +33,7 @@ class HashFloodGuard:
         self._seen = 0
         self._dense = True
         self._used = bytearray()
+        self._spare = SAFE  # probes beyond MAX_PROBES per key, of all checks together: entries may be added one by one
 
     def check(self, keys: dict[Any, Any], more: int) -> None:
         """Check the keys of a dict before ``more`` entries are added.
@@ -60,7 +61,7 @@ class HashFloodGuard:
             size *= 2
         if size != len(self._used):
             self._used, new = bytearray(size), [key for key in keys if type(key) is not str]
-        used, mask, probes_left = self._used, size - 1, MAX_PROBES * len(new) + SAFE
+        used, mask, probes_left = self._used, size - 1, MAX_PROBES * len(new) + self._spare
         for key in new:
             perturb = hash(key) & 0xFFFFFFFFFFFFFFFF
             slot = perturb & mask
@@ -71,6 +72,7 @@ class HashFloodGuard:
                 if not probes_left:
                     raise LimitError(f"the keys of a table of {count} entries were chosen to collide")
             used[slot] = 1
+        self._spare = min(probes_left, SAFE)
 
 
 class Memo(dict[int, Any]):

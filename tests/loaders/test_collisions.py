@@ -149,3 +149,13 @@ def test_a_model_with_such_keys(tmp_path: Path) -> None:
     with pytest.raises(T7LimitError):
         dpnn_bridge.load(path)
     assert time.process_time() - start < SECONDS
+
+
+@pytest.mark.parametrize("collide", [True, False])
+def test_keys_that_are_added_one_by_one_have_one_allowance(collide: bool) -> None:
+    entries, guard = dict.fromkeys(range(10**9, 10**9 + 300_000, 7)), HashFloodGuard()
+    guard.check(entries, 1)
+    with pytest.raises(LimitError, match="chosen to collide") if collide else contextlib.nullcontext():
+        for i in range(1, 300):
+            entries[5 + i * (2**61 - 1) if collide else 3**20 * i * i] = None
+            guard.check(entries, 1)
