@@ -87,6 +87,17 @@ def test_a_result_of_another_shape_or_dtype_is_found(
     assert reason in failure.message
 
 
+def test_another_number_of_inputs_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, file, x = written(nn.Sequential(nn.Linear(6, 2), nn.Tanh()), tmp_path, ".onnx")
+    graph = onnx.load(file)
+    graph.graph.input.append(onnx.helper.make_tensor_value_info("extra", 1, [3, 8]))
+    onnx.save(graph, file)
+    result = verify(model, file, input=x)
+    assert result.verdict is Verdict.DIFFERENT
+    assert "the graph has 2 inputs (input, extra), found 1 tensors" in str([d.message for d in result.differences])
+
+
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_random_numbers_explain_only_results_that_change_with_them(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

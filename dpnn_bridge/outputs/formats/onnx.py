@@ -114,7 +114,10 @@ def _unsupported(error: Exception) -> UnsupportedDtypeError:
 
 def _feed(names: list[str], value: Any) -> dict[str, Any]:
     """Return the inputs of a session by name: the tensors of a nested value, in order."""
-    return {name: v.detach().cpu().numpy() for name, v in zip(names, nested.tensors(value), strict=True)}
+    tensors = list(nested.tensors(value))
+    if len(tensors) != len(names):
+        raise ConversionError(f"the graph has {len(names)} inputs ({', '.join(names)}), found {len(tensors)} tensors")
+    return {name: t.detach().cpu().numpy() for name, t in zip(names, tensors, strict=True)}
 
 
 def _scopes(node: Any) -> frozenset[str] | None:
