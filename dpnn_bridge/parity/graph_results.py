@@ -24,8 +24,7 @@ from dpnn_bridge.parity.judge import SEEDS, draws_of
 from dpnn_bridge.parity.named_layers import NamedLayers, failed, other_dtypes
 from dpnn_bridge.parity.new_export import NewExport
 from dpnn_bridge.parity.rounding import distances
-from dpnn_bridge.parity.seeds import manual_seed
-from dpnn_bridge.parity.source import Source
+from dpnn_bridge.parity.source import Source, run_file
 
 #: accepted difference of a traced graph, which computes sums in another order
 TRACED = Tolerance(1e-8, 1e-4)
@@ -87,16 +86,10 @@ def _run_and_compare(
     layers: NamedLayers, source: Source, written: Written, expected: Results, known: set[str] | None
 ) -> tuple[Exception | None, _Compared]:
     """Run a file on the results of the model's layers and compare; ``known`` selects layers, None selects all."""
-    assert written.run is not None
     given = {n: v for n, v in expected.items() if n and (known is None or n in known)}
-    manual_seed(written.modules.values(), 0)
-    try:
-        with full_precision():
-            found = written.run(nested.copied(source.value), given)
-    except ConversionLimitError:
-        raise
-    except Exception as e:
-        return e, {}
+    found = run_file(written, source.value, given)
+    if isinstance(found, Exception):
+        return found, {}
     if known is not None:
         found = {n: v for n, v in found.items() if not n or n in known}
     return None, _compare_found(layers, source, expected, found)
@@ -178,16 +171,10 @@ def compare_alone(layers: NamedLayers, source: Source, written: Written, expecte
     Returns:
         The error if the file does not run.
     """
-    assert written.run is not None
-    manual_seed(written.modules.values(), 0)
-    try:
-        with full_precision():
-            found = written.run(nested.copied(source.value), {})[""]
-    except ConversionLimitError:
-        raise
-    except Exception as e:
-        return e
-    a, b = _leaves(expected[""]), _leaves(found)
+    found = run_file(written, source.value, {})
+    if isinstance(found, Exception):
+        return found
+    a, b = _leaves(expected[""]), _leaves(found[""])
     if (other := other_dtypes(ALONE, b, a)) is not None:
         layers.result.whole.append(other)
         return None

@@ -16,7 +16,6 @@ from torch import nn
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import BITS, Difference, compare
 from dpnn_bridge.compare.memory import device_of
-from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_value
 from dpnn_bridge.errors import ConversionError, ConversionLimitError
@@ -27,8 +26,7 @@ from dpnn_bridge.outputs.written import Results, Written
 from dpnn_bridge.parity.graph_results import compare_alone, compare_at_another_size, compare_graph
 from dpnn_bridge.parity.named_layers import NamedLayers, failed, other_dtypes
 from dpnn_bridge.parity.new_export import NewExport
-from dpnn_bridge.parity.seeds import manual_seed
-from dpnn_bridge.parity.source import Source
+from dpnn_bridge.parity.source import Source, run_file
 
 #: factor of the largest difference between these runs: they are only a sample of the possible layouts
 VARIATION_MARGIN = 4
@@ -93,15 +91,9 @@ def _compare_operations(layers: NamedLayers, source: Source, expected: Results, 
     Returns:
         The error if the file does not run.
     """
-    assert written.run is not None
-    manual_seed(written.modules.values(), 0)
-    try:
-        with full_precision():
-            found = written.run(nested.copied(source.value), {name: v for name, v in expected.items() if name})
-    except ConversionLimitError:
-        raise
-    except Exception as e:
-        return e
+    found = run_file(written, source.value, {name: v for name, v in expected.items() if name})
+    if isinstance(found, Exception):
+        return found
     given = {name: value for name, value in expected.items() if name in found}
     base = source.run(given)  # the layers run on the same results as in the file
     compared = {name: _compare_exactly(base[name], found[name]) for name in found if name in base}

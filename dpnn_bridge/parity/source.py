@@ -15,7 +15,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.memory import moved, relocate
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.errors import ConversionLimitError
-from dpnn_bridge.outputs.written import Results, run_modules
+from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.named_layers import NamedLayers
 from dpnn_bridge.parity.perturbed import PerturbedResults
@@ -114,6 +114,19 @@ class Source:
                 for part, distance in distances("output", value, run.get(name)).items():
                     parts[part] = max(parts.get(part, 0.0), distance)
         return found
+
+
+def run_file(written: Written, value: Any, given: Results) -> Results | Exception:
+    """Run a file with the seed of :meth:`Source.run`; return its results, or the error unless it is that of a limit."""
+    assert written.run is not None
+    manual_seed(written.modules.values(), 0)
+    try:
+        with full_precision():
+            return written.run(nested.copied(value), given)
+    except ConversionLimitError:
+        raise
+    except Exception as e:
+        return e
 
 
 @contextmanager
