@@ -69,6 +69,10 @@ class _DamagedError(ValueError):
     pass
 
 
+class _TorchScriptError(ValueError):
+    pass
+
+
 class Record(NamedTuple):
     """The position of a record of the archive in the file."""
 
@@ -123,10 +127,13 @@ def read(path: Path, name: str = "") -> Any:
             raise T7FormatError(f"the archive is damaged: {error}; {COPY_AGAIN}", source=name) from error
         check_head(head, file_status(path).st_size, name)  # names other types of files
         raise NotT7Error(f"{name}: was not written by torch.save: {error}") from error
-    except (_DamagedError, StreamError) as error:
-        raise T7FormatError(f"damaged, or more than plain data: {error}; {_ADVICE}", source=name) from error
-    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except _TorchScriptError as error:
+        raise NotT7Error(
+            f"{name}: TorchScript, whose layers cannot be read. Load torch.jit.load(…).state_dict() into the module "
+            "that was scripted or traced, and pass the module to dpnn_bridge.save or write_t7"
+        ) from error
+    except (StreamError, struct.error, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"{'' if isinstance(error, (_DamagedError, StreamError)) else f'{type(error).__name__}: '}{error}"
         raise T7FormatError(f"damaged, or more than plain data: {reason}; {_ADVICE}", source=name) from error
 
 
@@ -134,6 +141,7 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
     """Return the records of an archive by name; the folder that contains all records is not part of the names.
 
     Raises:
+        _TorchScriptError: the file contains a program of TorchScript.
         BadZipFile, _DamagedError: a record is compressed, overlaps another record or extends beyond the file.
     """
     try:
@@ -147,6 +155,8 @@ def records(path: Path, source: FileSource) -> dict[str, Record]:
         raise _DamagedError(f"its directory is damaged: {error}") from error
     if not entries:
         raise _DamagedError("the archive contains no records")
+    if any(entry.filename.partition("/")[2] == "constants.pkl" for entry in entries):  # as PyTorch recognizes it
+        raise _TorchScriptError
     found: dict[str, Record] = {}
     stops = [e.header_offset for e in entries[1:]] + [end]
     for entry, stop in zip(entries, stops, strict=True):
@@ -272,6 +282,8 @@ class _Loader:
                 raise _DamagedError(f"a key is a {type(key).__name__}")
             if at % SAFE == 0 and id(entries) in self.large:
                 self.large[id(entries)][1].check(entries, SAFE)
+            if key in entries:  # torch.save writes each key once; a repeated one could collide each time
+                raise _DamagedError(f"a dict has the key {described(key)} twice")
             entries[key] = value
 
     def _since_mark(self) -> list[Any]:

@@ -96,6 +96,22 @@ def test_keys_that_collide_in_a_pt(tmp_path: Path) -> None:
     assert time.process_time() - start < SECONDS
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        pytest.param([7 + i * (2**61 - 1) for i in range(2000)], "were chosen to collide", id="one hash"),
+        pytest.param([-777], "a dict has the key -777 twice", id="a key again"),
+    ],
+)
+def test_keys_of_a_pt_that_are_set_one_at_a_time(keys: list[int], message: str, tmp_path: Path) -> None:
+    keys = [*range(-9000, -99), *keys]
+    pairs = b"".join(b"\x8a\x0a" + key.to_bytes(10, "little", signed=True) + b"Ns" for key in keys)
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\2}" + pairs + b".")
+    with pytest.raises(T7FormatError, match=message):
+        pt_file.read(tmp_path / "m.pt")
+
+
 def test_ids_of_a_pickle_that_collide(tmp_path: Path) -> None:
     marks = b"".join(b"r" + struct.pack("<I", key) for key in chosen())
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:

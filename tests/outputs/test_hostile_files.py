@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
+from dpnn_bridge.__main__ import main
 from dpnn_bridge.conversion.limits import extent
 from dpnn_bridge.errors import ConversionError, ConversionLimitError, DpnnBridgeError, NotT7Error, T7FormatError
 from dpnn_bridge.objects import LuaObject, LuaTable
@@ -168,6 +170,21 @@ def test_more_than_plain_data(value: Any, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(T7FormatError, match=r"x\.pt: damaged, or more than plain data"):
         dpnn_bridge.load("x.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_torchscript_is_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), path)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Linear(2, 2))
+    for words in ("inspect", path), ("verify", tmp_path / "m.t7", path), ("convert", path, tmp_path / "o.t7"):
+        result = CliRunner().invoke(main, [*map(str, words)])
+        assert result.exit_code
+        assert f"{path.name}: TorchScript, whose layers cannot be read. Load torch.jit.load(" in result.output
+    with pytest.raises(NotT7Error, match="TorchScript"):
+        dpnn_bridge.load(path)
 
 
 #: instructions of a pickle that the reader carries out
