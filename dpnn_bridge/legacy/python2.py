@@ -36,7 +36,8 @@ from dpnn_bridge.legacy.python2_functions import (
     sorted_list,
     star_imported,
 )
-from dpnn_bridge.legacy.python2_signs import is_file, only_python2
+from dpnn_bridge.legacy.python2_imports import is_file, is_installed
+from dpnn_bridge.legacy.python2_signs import only_python2
 
 #: maximum number of calls, attributes and indices in one expression, and of modules in one import, because fissix takes
 #: cubic time for them
@@ -313,7 +314,7 @@ def translate_imports(folder: Path) -> None:
 
     def find(entry: str) -> Any:
         path = Path(entry or ".").resolve()
-        if not path.is_relative_to(folder) or "site-packages" in path.parts or path.is_relative_to(sys.prefix):
+        if not path.is_relative_to(folder) or is_installed(path):
             raise ImportError(f"not below {folder}", path=entry)
         return finder(entry)
 

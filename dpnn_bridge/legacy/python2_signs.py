@@ -7,42 +7,25 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from dpnn_bridge.legacy.python2_imports import METHODS, is_file, methods_elsewhere
+
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
-#: methods of dicts that only Python 2 has -> number of arguments
-_METHODS = {"has_key": 1, "iteritems": 0, "iterkeys": 0, "itervalues": 0}
 _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
 #: text that indicates a program for both Python 2 and 3
 _PORTABLE = re.compile(
-    r"\b(?:version_info|six|ImportError|ModuleNotFoundError|NameError|hexversion|python_version\w*|sys\.version"
+    r"\b(?:six|ImportError|ModuleNotFoundError|NameError|sys\.version|sys as|from sys import\b.*\bversion"
     r"|(?:str|bytes|unicode) (?:is|is not|==|!=) (?:str|bytes|unicode))\b"
 )
-#: names of conditions that such a program has, such as ``is_py2``, ``PY3K`` and ``onPython2``
-_VERSION = re.compile(r"(?:^|_)(?i:py(?:thon)?)_?[23]|[a-z]Py(?:thon)?_?[23]")
-#: installed packages without methods of these names; an object of another one may have them, as in pandas before 2
-_WITHOUT_METHODS = {
-    *(
-        "cv2",
-        "dpnn_bridge",
-        "h5py",
-        "imageio",
-        "matplotlib",
-        "numpy",
-        "PIL",
-        "scipy",
-        "skimage",
-        "sklearn",
-        "tensorboardX",
-        "torch",
-    ),
-    *("torchfile", "torchtext", "torchvision", "tqdm", "visdom", "yaml"),
-}
+#: names of Python's version (``is_py2``, ``PY3K``), but not ``copy2`` and ``entropy2``
+_VERSION = re.compile(r"(?i)(?<!co)(?<!ro)py(?:thon)?_?[23]|python_?version|version_?info|hexversion")
 #: names through which a program binds names that are not in its syntax tree
 _BINDING = {"exec", "globals", "builtins", "__builtins__"}
+#: names through which a program imports modules that are not in its syntax tree
+_IMPORTING = {"__import__", "importlib", "imp"}
 #: exceptions whose handlers, and the context manager whose blocks, may expect that a name or method is missing
 _EXPECTED = {"Exception", "BaseException", "AttributeError", "suppress"}
 #: functions whose results nobody prints
@@ -59,8 +42,8 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
 
     The signs are names, methods and modules that only Python 2 has, statements that print without a function, and
     in a package imports without a dot. Syntax that only Python 3 has rules it out. A name is no sign if the file may
-    bind it, a method if a class beside it or in an installed package may define it, and neither where the file expects
-    that they are missing.
+    bind it, a method if a class of the program or of an installed package may define it, and neither where the file
+    expects that they are missing. A name of Python's version, such as ``is_py2``, rules it out.
 
     Args:
         tree: the syntax tree of the file.
@@ -69,21 +52,21 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
         package: whether the file is part of a package.
     """
     nodes = list(ast.walk(tree))
-    if _PORTABLE.search(source) or any(_VERSION.search(name) for node in nodes for name in _named(node)):
-        return False
-    if _is_python3(nodes):
+    if _PORTABLE.search(source) or _is_python3(nodes):
         return False
     bound = set().union(*map(_bound, nodes))
-    modules = set().union(*map(_modules, nodes))
+    if any(word.isidentifier() and _VERSION.search(word) for word in bound.union(_words(tree))):
+        return False
     names = set() if bound & (_BINDING | {"*"}) else _NAMES - bound
-    own = bound | set().union(*(_defined_in(module, folder) for module in modules))
-    if any(map(_may_have_methods, modules)):
-        own |= _METHODS.keys()
+    methods = set().union(*map(_calls_method, nodes)) - bound
+    if methods:
+        modules = set().union(*map(_modules, nodes))
+        methods -= set(METHODS) if bound & _IMPORTING else methods_elsewhere(modules, folder)
     extends_path = "sys.path" in source
     for node in _expected_to_work(tree):
         if isinstance(node, ast.Name) and node.id in names:
             return True
-        if _calls_method(node) - own:
+        if _calls_method(node) & methods:
             return True
         if any(
             (module in _MODULES and not is_file(module, folder))
@@ -95,43 +78,27 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
     return prints and not any(map(_future, nodes))
 
 
-def _named(node: ast.AST) -> set[str]:
-    """Return the names of variables, attributes and imports in a node."""
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {name for alias in node.names for name in (alias.name, alias.asname or "")}
-    return (
-        {getattr(node, "id", ""), getattr(node, "attr", "")} if isinstance(node, (ast.Name, ast.Attribute)) else set()
-    )
-
-
-def _may_have_methods(module: str) -> bool:
-    """Return whether objects of an installed package may have methods of the names that Python 2's dicts have."""
-    if module in _WITHOUT_METHODS | sys.stdlib_module_names:
-        return False
-    try:
-        return find_spec(module) is not None
-    except ValueError:  # a module that was created in another way
-        return True
-
-
 def _calls_method(node: ast.AST) -> set[str]:
     """Return the name of the method of Python 2's dicts that a node calls, if it calls one."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.keywords:
         return set()
-    return {node.func.attr} if _METHODS.get(node.func.attr) == len(node.args) else set()
+    return {node.func.attr} if METHODS.get(node.func.attr) == len(node.args) else set()
 
 
 def _bound(node: ast.AST) -> set[str]:
     """Return the names that a node binds, of variables, attributes and methods; ``*`` for an import of all names.
 
-    Strings count, because ``hasattr`` and ``setattr`` take names, and so do functions that bind any name.
+    Imports count with all their names. Strings count, because ``hasattr`` and ``setattr`` take names, and so do
+    functions that bind any name.
     """
     if isinstance(node, ast.Name):
-        return {node.id} if node.id in _BINDING or not isinstance(node.ctx, ast.Load) else set()
+        return {node.id} if node.id in _BINDING | _IMPORTING or not isinstance(node.ctx, ast.Load) else set()
     if isinstance(node, ast.Attribute):
         return set() if isinstance(node.ctx, ast.Load) else {node.attr}
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name for alias in node.names}
+        names = [name for alias in node.names for name in (alias.asname, alias.name)]
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        return {part for name in names if name for part in name.split(".")}
     if isinstance(node, ast.Constant):
         return {node.value} if isinstance(node.value, str) else set()
     name = node.arg if isinstance(node, ast.arg) else getattr(node, "name", None)
@@ -139,11 +106,16 @@ def _bound(node: ast.AST) -> set[str]:
 
 
 def _expected_to_work(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of a tree, without blocks whose exceptions are handled and may be those of missing names."""
+    """Yield the nodes of a tree, without code that may expect that a name is missing.
+
+    Such code handles exceptions, or depends on ``hasattr``.
+    """
     pending = [node]
     while pending:
         node = pending.pop()
         yield node
+        if isinstance(node, (ast.If, ast.IfExp)) and "hasattr" in _words(node.test):
+            continue
         children = list(ast.iter_child_nodes(node))
         if isinstance(node, (ast.Try, ast.With)):
             caught = (
@@ -155,8 +127,8 @@ def _expected_to_work(node: ast.AST) -> Iterator[ast.AST]:
         pending += children
 
 
-def _words(expression: ast.expr) -> Iterator[str]:
-    for node in ast.walk(expression):
+def _words(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, (ast.Name, ast.Attribute)):
             yield node.id if isinstance(node, ast.Name) else node.attr
 
@@ -166,22 +138,6 @@ def _modules(node: ast.AST) -> set[str]:
     if isinstance(node, ast.Import):
         return {alias.name.split(".")[0] for alias in node.names}
     return {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module and not node.level else set()
-
-
-def is_file(module: str, folder: Path) -> bool:
-    """Return whether a module is a file or package of a folder."""
-    return (folder / f"{module}.py").exists() or (folder / module / "__init__.py").exists()
-
-
-def _defined_in(module: str, folder: Path) -> Iterable[str]:
-    """Return the methods of Python 2's dicts that the files of an imported module define themselves."""
-    found: set[str] = set()
-    for path in (folder / f"{module}.py", *(folder / module).glob("**/*.py")):
-        if path.is_file():
-            found.update(
-                re.findall(rf"\bdef ({'|'.join(_METHODS)})\b", path.read_text(encoding="utf-8", errors="replace"))
-            )
-    return found
 
 
 def _is_python3(nodes: list[ast.AST]) -> bool:

@@ -18,6 +18,19 @@ def quotient_in(source: str, folder: Path, package: bool = False) -> float:
     return names["quotient"]()
 
 
+VERSION_TESTS = (
+    *("import platform\nold = platform.python_version_tuple()[0] == '2'", "import os\nold = os.sys.hexversion < 3"),
+    *("import sys as s\nold = s.version[0] == '2'", "from sys import path, version\nold = version[0] == '2'"),
+    *("def f():\n    from compat.py3k import old", "def f():\n    import compat\n    return getattr(compat, 'IS_PY2')"),
+    *(
+        f"def f():\n    from compat import {name}"
+        for name in ("is_py2", "is_py3", "IS_PY2", "USE_PY3", "PY3K", "Python3")
+    ),
+)
+#: code that imports an installed package whose objects may have any method
+LOADS = ("import pytest", "from pytest import raises", "__import__('pytest')", "import importlib")
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -48,17 +61,13 @@ def quotient_in(source: str, folder: Path, package: bool = False) -> float:
         "try:\n    import Queue\nexcept ModuleNotFoundError:\n    import queue as Queue",
         "try:\n    import Queue\nexcept Exception:\n    import queue as Queue",
         "def f(): print('usage'), exit(1)",
-        "import platform\nif platform.python_version_tuple()[0] == '2': range = xrange",
-        *(
-            "import platform\nif platform.python_version() < '3': range = xrange",
-            "import sys\ndef f(): return xrange(sys.hexversion)",
-        ),
-        *(f"{name} = False\ndef f(x): return unicode(x) if {name} else x" for name in ("is_py2", "PY3K", "onPython2")),
-        "def f(x, compat): return unicode(x) if compat.USE_PY2 else x",
-        "def f(frame):\n    import pytest\n    return frame.iteritems()",
-        "from contextlib import suppress\nwith suppress(NameError, AttributeError):\n    {}.iteritems()",
-        "def f():\n    try: unicode\n    except KeyError as e: raise ValueError from e",
-        "from __future__ import print_function\nprint('half'), 7 / 2",
+        "from __future__ import print_function\nprint('loss'), [].append(1)",
+        "def f():\n    try:\n        xrange\n    except ValueError as e:\n        raise RuntimeError from e",
+        "import contextlib\ndef f(errors):\n    with contextlib.suppress(*errors):\n        return unicode(1)",
+        *(f"{test}\ndef f(): return unicode(1)" for test in VERSION_TESTS),
+        "import types\nif hasattr(types, 'UnicodeType'):\n    text = unicode('a')",
+        "import types\ntext = unicode if hasattr(types, 'UnicodeType') else str",
+        *(f"def f():\n    {load}\ndef g(x): return x.iteritems()" for load in LOADS),
     ],
 )
 def test_a_sign_that_is_not_sure(source: str, tmp_path: Path) -> None:
@@ -75,8 +84,9 @@ def test_a_sign_that_is_not_sure(source: str, tmp_path: Path) -> None:
             "try:\n    pass\nexcept Exception:\n    pass\nxrange(1)",
             "try:\n    xrange(1)\nexcept ValueError:\n    pass",
         ),
-        *("from shutil import copy2\nxrange(1), copy2", "import numpy, torch\n{1: 2}.has_key(1)"),
         *("'a long text'\nlong(3)", "print ('half'), 7 / 2", "def f(x): return x.cuda(async=True), xrange"),
+        "#!/usr/bin/env python2\n'''For python2 and PY2.'''\nimport shutil\nshutil.copy2, xrange(1)",
+        "def f():\n    import numpy.linalg, h5py, json\n    from torch import nn\ndef g(x): return x.iteritems()",
     ],
 )
 def test_a_sure_sign(source: str, tmp_path: Path) -> None:
@@ -92,8 +102,26 @@ def test_the_files_beside_a_file_make_a_sign_unsure(tmp_path: Path) -> None:
     assert [quotient_in(f"{head}{uses}", tmp_path) for head in ("", "from dpnn_bridge import load\n")] == [2, 2]
     for head in ("def g():\n    import store\n", "def g():\n    from store import Store\n"):
         assert quotient_in(f"{head}{uses}", tmp_path) == 2.5
+    (tmp_path / "other.py").write_text("print 'Python 2'\nimport os, store as s\n")
+    (tmp_path / "frames.py").write_text("def load():\n    from pytest import fixture\n")
+    (tmp_path / "plain.py").write_text("import os, plain\nfrom . import pytest\n")
+    for module, result in (("other", 2.5), ("frames", 2.5), ("plain", 2)):
+        assert quotient_in(f"def g():\n    import {module}\n{uses}", tmp_path) == result
     assert quotient_in("def g():\n    from Queue import Queue", tmp_path) == 2.5
     assert quotient_in("def g():\n    import sibling", tmp_path) == 2.5
     assert quotient_in("def g():\n    import sibling", tmp_path, package=True) == 2
     with_path = "def g():\n    import sys\n    sys.path.append('x')\n    import sibling"
     assert quotient_in(with_path, tmp_path, package=True) == 2.5
+
+
+def test_each_module_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **named: read.append(path.name) or read_text(path, **named))
+    (tmp_path / "parts").mkdir()
+    for name in ("__init__", "one", "two"):
+        (tmp_path / "parts" / f"{name}.py").write_text("import parts.one\n")
+    imports = "".join(f"    import parts.{name}\n" for name in ("one", "two") * 5)
+    for _ in range(2):
+        assert quotient_in(f"def g():\n{imports}def f(x): return x.iteritems()", tmp_path) == 2
+    assert sorted(read) == ["__init__.py", "one.py", "two.py"]
