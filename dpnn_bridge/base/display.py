@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from itertools import islice
 from typing import Any
@@ -21,6 +22,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Apply :func:`printable` to each line of a message, and omit the middle of a long line."""
     return "\n".join(shortened(printable(line), LONGEST_LINE) for line in text.split("\n"))
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return the first names, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 def shortened(text: str, longest: int = LONGEST_NAME) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import listed, printable
 from dpnn_bridge.cli.terminal import plain_table
 from dpnn_bridge.compare.verdict import MARKS, Verdict
 
@@ -54,7 +54,7 @@ def print_checklist(result: Verification, console: Console, *, verbose: bool = F
     console.print(title, soft_wrap=True)
     console.print(_Checklist(result, console.width, verbose).table)
     for (verdict, reason), names in reasons(result).items():
-        line(f"{verdict.text}: {_shortened(names)}: {reason}", "yellow")
+        line(f"{verdict.text}: {listed(names)}: {reason}", "yellow")
     for note in result.notes:
         line(f"note: {note}", "yellow")
     if marks := _legend(result):
@@ -107,10 +107,6 @@ class _Checklist:
         element = [_worst_element(d)] if self.show_elements else []
         row = (_mark(d), layer, class_name, what, *_cells(d, self.numbers), *element)
         self.table.add_row(*row, style="" if d.ok else "red")
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _legend(result: Verification) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.checksum import sha256_of
-from dpnn_bridge.base.display import printable
+from dpnn_bridge.base.display import listed, printable
 from dpnn_bridge.base.json_text import finite
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.errors import UnsupportedClass
@@ -31,7 +31,7 @@ def replaced_methods(paths: list[str]) -> str:
     Args:
         paths: path of each function.
     """
-    named = printable(", ".join(paths[:4])) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    named = printable(listed(paths, 4))
     return (
         f"the file replaces methods by Lua functions, which are never run: {named}. These modules do what their "
         "classes do, and Torch7 calls the functions. To do the same, map the objects in a plugin "

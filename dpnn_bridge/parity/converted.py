@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.display import listed
 from dpnn_bridge.base.regular import MAX_BYTES, check_file, check_readable
 from dpnn_bridge.compare.bits import same_bits
 from dpnn_bridge.compare.differences import BITS, Difference, compare_tensor
@@ -107,8 +108,9 @@ def compare_converted(
         _note_index_base(result, module, path, subject.options)
     _note_key(result, path)
     if absent:
-        names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-        result.notes.append(f"{path.name} lacks the tensors {names}: only the outputs of their layers are compared.")
+        result.notes.append(
+            f"{path.name} lacks the tensors {listed(absent)}: only the outputs of their layers are compared."
+        )
 
 
 def _other_modes(written: Written, modes: Mapping[str, bool], path: Path) -> list[str]:

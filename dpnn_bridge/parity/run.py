@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import dpnn_bridge.training as training
+from dpnn_bridge.base.display import listed
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, errors, scale_of
 from dpnn_bridge.compare.limited import take_comparison, without_repeats
@@ -87,10 +88,9 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     if per_layer.other_gradients:
         layers = [f"{result.layers[i].path} ({result.layers[i].class_name})" for i in per_layer.other_gradients]
-        names = ", ".join(layers[:6]) + (f" and {len(layers) - 6} more" if layers[6:] else "")
         result.notes.append(
-            f"Not compared: the stored gradInput of {names}. It differs, but the model's gradInput agrees, so PyTorch "
-            "may compute it in another way."
+            f"Not compared: the stored gradInput of {listed(layers)}. It differs, but the model's gradInput agrees, so "
+            "PyTorch may compute it in another way."
         )
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
     _assign(result, per_layer)
