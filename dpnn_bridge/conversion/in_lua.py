@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,18 @@ class InLua(PlainModule):
     ) -> Iterator[ParameterSite]:
         names = module.listed_names if isinstance(module, Placeholder) else ()
         return ((module, name, Field(name)) for name in names or cls.fields_of(module))
+
+
+def check_calls(module: nn.Module, first: Sequence[str], other: Sequence[str]) -> None:
+    """Raise an error if a layer in Lua inside ``module`` runs by other methods in another place of the module.
+
+    Args:
+        module: the module.
+        first, other: classes of the containers around the module, in both places.
+    """
+    for inner in module.modules():
+        if isinstance(inner, Placeholder):
+            inner.check_calls(first, other)
 
 
 def share_parameters(module: Placeholder, obj: LuaObject, sharing: Sharing) -> None:

@@ -41,6 +41,13 @@ class Placeholder(nn.Module):
             class_name=self.class_name,
         )
 
+    def check_calls(self, first: Sequence[str], other: Sequence[str]) -> None:
+        """Raise an error if Torch7 runs the layer in two places by methods that differ, of which only one can run here.
+
+        Args:
+            first, other: classes of the containers around an object of the layer or around the layer, in both places.
+        """
+
     def extra_repr(self) -> str:
         return printable(self.class_name)
 

@@ -20,7 +20,7 @@ from dpnn_bridge.conversion.contexts import TorchContext
 from dpnn_bridge.conversion.deferred import COMPUTED
 from dpnn_bridge.conversion.fields import Field, LuaRecord, record_of
 from dpnn_bridge.conversion.flat import place_of
-from dpnn_bridge.conversion.in_lua import share_parameters
+from dpnn_bridge.conversion.in_lua import check_calls, share_parameters
 from dpnn_bridge.conversion.lua_class import LuaClass
 from dpnn_bridge.conversion.lua_values import RESULTS, emptied, has_weight, tensor_type
 from dpnn_bridge.conversion.options import Options
@@ -61,18 +61,15 @@ class TorchConversion(TorchContext):
         self.sharing = Sharing(self.options.pending)
         self._root, self._path = root, list[Any]()
         self._modules: dict[int, nn.Module] = {}
-        self._roots: list[nn.Module] = []
         self._converted: set[int] = set()  # ids of the values of `_modules`
-        self._kept: dict[int, Any] = {}
-        self._emptied: dict[int, Any] = {}
-        self._alive: list[Any] = []
+        self._places: dict[int, list[str]] = {}  # classes of the containers around each object
+        self._kept, self._emptied = dict[int, Any](), dict[int, Any]()
+        self._roots, self._alive = list[nn.Module](), list[Any]()
         self.active: dict[int, LuaObject] = {}
-        self._filled: set[tuple[int, str]] = set()
-        self._loaded_gradients: set[tuple[int, int]] = set()
+        self._filled, self._loaded_gradients = set[tuple[int, str]](), set[tuple[int, int]]()
         self._skip_init = SkipInit()
         self._searched: set[int] = set()
-        self._in_lua_count = 0
-        self._replaced: list[str] = []
+        self._in_lua_count, self._replaced = 0, list[str]()
         self._unsupported: dict[tuple[str, tuple[str, ...]], UnsupportedClass] = {}
 
     @property
@@ -107,7 +104,10 @@ class TorchConversion(TorchContext):
         with self.at(*keys):
             if not isinstance(obj, LuaObject):
                 raise self.error(f"expected a Lua object, found {type(obj).__name__}: {obj!r:.80}")
+            containers = [outer.class_name for outer in self.active.values()] if self.options.fallback else []
             if id(obj) in self._modules:
+                if self._in_lua_count:
+                    check_calls(self._modules[id(obj)], self._places[id(obj)], containers)
                 return self._modules[id(obj)]
             if id(obj) in self.active:
                 raise self._limit_error("the object contains itself", obj)
@@ -115,7 +115,7 @@ class TorchConversion(TorchContext):
                 raise self._limit_error(f"modules are nested deeper than {MAX_DEPTH} levels", obj)
             if not self.active:
                 self.budget = Budget(obj)
-            self.active[id(obj)] = obj
+            self.active[id(obj)], self._places[id(obj)] = obj, containers
             try:
                 with nullcontext() if len(self.active) > 1 else BudgetMode(self.budget):
                     module = self._convert(obj)

@@ -11,6 +11,7 @@ import torch
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import printable
 from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.lua.calls import OF_USER, methods_called
 from dpnn_bridge.objects import LuaObject
 
 Tensors = Sequence[torch.Tensor | None]
@@ -28,7 +29,7 @@ class ObjectBridge(Protocol):
     def copy_from_lua(self, tensor: torch.Tensor) -> torch.Tensor: ...
     def to_python(self, value: Any) -> Any: ...
     def to_object(self, value: Any) -> LuaObject: ...
-    def definition(self, name: str) -> str: ...
+    def definition(self, name: str, method: str | None = None) -> str: ...
     def method(self, obj: Any, name: str, *args: Any) -> Any: ...
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[int], list[tuple[str, Any]]]: ...
     def followed(self, obj: Any, fields: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]: ...
@@ -144,6 +145,15 @@ class LuaFunctionality:
     def mapped_by(self) -> str:
         """Name of the user's Lua file that defines the class; empty if only packages define it."""
         return self.bridge.definition(self.class_name)
+
+    def check_calls(self, first: Sequence[str], other: Sequence[str]) -> None:
+        for name, *called in zip(OF_USER, methods_called(first), methods_called(other), strict=True):
+            if called[0] != called[1] and self.bridge.definition(self.class_name, name):
+                raise LuaBridgeError(
+                    f"{self.class_name} is in two places of the model, and Torch7 calls {called[0]} in one of them and "
+                    f"{called[1]} in the other, which differ, since the class has its own {name}. Let the places have "
+                    "two objects in Torch7: layer:clone('weight', 'bias', 'gradWeight', 'gradBias') shares parameters"
+                )
 
     def _next_step(self) -> int:
         self._forwards += 1

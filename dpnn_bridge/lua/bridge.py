@@ -240,12 +240,12 @@ class LuaBridge:
         """Return whether the class exists, created by ``torch.class`` or ``torch.newmetatable``."""
         return self._runtime.torch["getmetatable"](name) is not None
 
-    def definition(self, name: str) -> str:
-        """Return the name of the user's file that defines a class or the methods that a model calls.
+    def definition(self, name: str, method: str | None = None) -> str:
+        """Return the name of the user's file that defines a class or the methods that a model calls, or one method.
 
         Empty if only packages such as nn define them.
         """
-        sources = [(s, Path(to_system(s[1:]))) for s in self.helper("sources_of")(name).values()]
+        sources = [(s, Path(to_system(s[1:]))) for s in self.helper("sources_of")(name, method).values()]
         users = (path for s, path in sources if s in self._chunks or not in_package(path, self.lua_path))
         return next((path.name or "Lua code" for path in users), "")
 
@@ -302,9 +302,10 @@ class LuaBridge:
             live = self.to_lua(obj)
         if live["updateOutput"] is None:
             return None
+        methods = methods_called([outer.class_name for outer in ctx.active.values()][:-1] if ctx else ())
         if live["parameters"] is not None:
-            return self.wrap(live, methods_called(ctx))
-        return None if live["updateGradInput"] is None else LuaCriterion(self, live, methods_called(ctx))
+            return self.wrap(live, methods)
+        return None if live["updateGradInput"] is None else LuaCriterion(self, live, methods)
 
     def state_of(self, obj: Any) -> tuple[list[str], list[torch.Tensor], list[int], list[tuple[str, Any]]]:
         """Return names of parameters, parameters, their order, and (name, tensor) pairs of the other state.

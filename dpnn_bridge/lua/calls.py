@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dpnn_bridge.checkpoints.find import SEVERAL
-from dpnn_bridge.conversion.contexts import TorchContext
 
 #: the methods for the forward and the backward pass that a user calls
 OF_USER = ("forward", "backward")
@@ -15,14 +16,17 @@ _CALLING_BACKWARD = frozenset(
 )
 
 
-def methods_called(ctx: TorchContext | None) -> tuple[str, str]:
-    """Return the methods for the forward and the backward pass of the object that ``ctx`` converts.
+def methods_called(containers: Iterable[str]) -> tuple[str, str]:
+    """Return the methods for the forward and the backward pass of an object inside containers of these classes.
 
     Other containers call ``updateOutput``, and ``updateGradInput`` and ``accGradParameters``, of their modules.
+
+    Args:
+        containers: names of classes; each of their objects contains the next one.
     """
     outer: list[str] = []
-    for obj in [] if ctx is None else list(ctx.active.values())[:-1]:
-        outer = [] if obj.class_name in _AS_USER else [*outer, obj.class_name]
+    for name in containers:
+        outer = [] if name in _AS_USER else [*outer, name]
     if not outer:
         return OF_USER
     return "updateOutput", "backward" if _CALLING_BACKWARD.issuperset(outer) else "updateGradInput"

@@ -239,8 +239,8 @@ class Server:
     def do_has_class(self, name: str) -> bool:
         return self.bridge.has_class(name)
 
-    def do_definition(self, name: str) -> str:
-        return self.bridge.definition(name)
+    def do_definition(self, name: str, method: str | None) -> str:
+        return self.bridge.definition(name, method)
 
     def do_type_of(self, value: Any) -> str:
         return self.bridge.type_of(value)

@@ -109,8 +109,8 @@ class SandboxedBridge(LuaBridge):
     def has_class(self, name: str) -> bool:
         return self._ask("has_class", name) is True
 
-    def definition(self, name: str) -> str:
-        return str(self._ask("definition", name))
+    def definition(self, name: str, method: str | None = None) -> str:
+        return str(self._ask("definition", name, method))
 
     def type_of(self, value: Any) -> str:
         return value.type_name if isinstance(value, RemoteValue) else self._ask("type_of", value)

@@ -11,7 +11,7 @@ import torch
 
 import dpnn_bridge
 from dpnn_bridge.conversion.lua_values import fresh
-from dpnn_bridge.errors import LuaBridgeError
+from dpnn_bridge.errors import LuaBridgeError, UnsupportedClassError
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -109,6 +109,26 @@ def test_losses_of_each_step_call_forward_and_backward(name: str, one_target: bo
     value = loss(x, target[0] if one_target else target)
     value.backward()
     assert (value.item(), x.grad.tolist()) == (3, [[3, 3]])  # type: ignore[union-attr]
+
+
+def twice(layer: LuaObject) -> LuaObject:
+    return obj("nn.Sequential", layer, parallel(layer))
+
+
+@pytest.mark.parametrize("inner", [BACKWARD, obj("nn.Sequential", BACKWARD), obj("nn.Concat", BACKWARD, dimension=1)])
+def test_one_layer_in_places_that_call_different_methods_is_refused(inner: LuaObject, bridge: LuaBridge) -> None:
+    with pytest.raises(UnsupportedClassError, match=r"Torch7 calls backward in one .* updateGradInput .*layer:clone\("):
+        dpnn_bridge.to_torch(twice(inner), fallback=bridge.convert)
+
+
+@pytest.mark.parametrize("shared", [FORWARD, parallel(BACKWARD)])
+def test_one_layer_in_places_that_call_the_same_methods_converts(shared: LuaObject, bridge: LuaBridge) -> None:
+    """The first class has no backward of its own; the second layer runs by updateGradInput in both places."""
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    places = obj("nn.Sequential", shared, shared) if shared is not FORWARD else twice(FORWARD)
+    dpnn_bridge.to_torch(places, fallback=bridge.convert)(x).sum().backward()
+    expected = 1.0 if shared is not FORWARD else (1 - x.tanh() ** 2) * (1 - x.tanh().tanh() ** 2)
+    torch.testing.assert_close(x.grad, torch.ones_like(x) * expected)
 
 
 def replaced(bridge: LuaBridge, method: str, model: LuaObject) -> torch.nn.Module:

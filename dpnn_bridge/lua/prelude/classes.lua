@@ -28,8 +28,9 @@ local function source_of(tname, name)
    if source then bridge.define_converted(tname) end
    return source
 end
--- the chunks, except those of the bridge, that define a class and the methods that a model calls
-function bridge.sources_of(tname)
+-- the chunks, except those of the bridge, that define a class and the methods that a model calls, or one method
+function bridge.sources_of(tname, method)
+   if method then return {source_of(tname, method) or nil} end
    local result = {sources[tname]}
    for _, name in ipairs {
       'updateOutput', 'updateGradInput', 'accGradParameters', 'forward', 'backward', 'training', 'evaluate', 'parameters',
