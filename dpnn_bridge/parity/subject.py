@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from dpnn_bridge.conversion import convert_object
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
-from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError
+from dpnn_bridge.errors import ModelNotFoundError, NoReferenceError, OptionError
 from dpnn_bridge.files import load_with_report
 from dpnn_bridge.loaders.t7_reader import read_t7
 from dpnn_bridge.modules.inputs import input_options
@@ -102,6 +103,29 @@ class Subject:
             return
         if self._as_saved == [m.training for m in module.modules()] and is_filled(self.obj.get("output")):
             self.table["output"], self.table["after"], self.table[LEFTOVER] = self.obj["output"], self.obj, True
+
+
+def given_reference(input: Any, output: Any) -> LuaTable:
+    """Return a reference with an input and, unless it is None, an output.
+
+    Raises:
+        OptionError: a value is the name of a file, or the input is an empty batch. An empty tensor of Torch7 has no
+            sizes, so the model would run on another input.
+    """
+    for name, value in (("input", input), ("output", output)):
+        if isinstance(value, (str, bytes, os.PathLike)):
+            raise OptionError(
+                f"{name}= is the {type(value).__name__} {shortened(os.fsdecode(value))!r}; pass a tensor, an array or "
+                "a table of these, such as dpnn_bridge.read_t7(path)"
+            )
+    for leaf in nested.leaves(input):
+        shape = tuple(getattr(leaf, "shape", ()))
+        if len(shape) > 1 and 0 in shape:
+            raise OptionError(f"input= (--input) of shape {shape} has no elements; pass at least one sample")
+    table = LuaTable([("input", lua_value(input))])
+    if output is not None:
+        table["output"] = lua_value(output)
+    return table
 
 
 def _read(

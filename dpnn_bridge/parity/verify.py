@@ -23,7 +23,7 @@ from dpnn_bridge.compare.differences import HALF, Tolerance, compare
 from dpnn_bridge.compare.precision import check_device, full_precision
 from dpnn_bridge.conversion import fields
 from dpnn_bridge.conversion.limits import ResourceLimits
-from dpnn_bridge.conversion.lua_values import lua_value, to_expected, to_value
+from dpnn_bridge.conversion.lua_values import to_expected, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.placeholder import Placeholder, bridges_of
 from dpnn_bridge.errors import ConversionError, OptionError
@@ -39,7 +39,14 @@ from dpnn_bridge.parity.known_differences import KnownDifference, mark_known
 from dpnn_bridge.parity.layers import Node, parameter_count, tree
 from dpnn_bridge.parity.new_memory import new_memory
 from dpnn_bridge.parity.run import EARLIER_CALL, OTHER_INPUT, compare_with_reference
-from dpnn_bridge.parity.subject import LEFTOVER, Subject, is_comparable, is_fixture, with_cast_input
+from dpnn_bridge.parity.subject import (
+    LEFTOVER,
+    Subject,
+    given_reference,
+    is_comparable,
+    is_fixture,
+    with_cast_input,
+)
 from dpnn_bridge.parity.torch7_reference import Torch7, torch7_reference
 from dpnn_bridge.parity.upgraded import upgraded
 from dpnn_bridge.parity.verification import Layer, Verification
@@ -101,7 +108,7 @@ def verify(
     exported = converted if str(converted).endswith(".t7") else None
     subject = Subject(model, reference, key, mode, options or Options(), together=only_tensors, exported=exported)
     if input is not None:
-        subject.table = _reference_of(input, output)
+        subject.table = given_reference(input, output)
     module = subject.fresh()
     if dtype is None:
         subject.table = with_cast_input(module, subject.table)
@@ -213,23 +220,6 @@ class _Precision:
         gradients = of_gradients(settings.gradient_tolerance or half or GRADIENT, subject.table)
         self.tolerance = self.accepted.in_single() if self.single else self.accepted
         self.gradient_tolerance = gradients.in_single() if self.single else gradients
-
-
-def _reference_of(input: Any, output: Any) -> LuaTable:
-    """Return a reference with an input and, unless it is None, an output.
-
-    Raises:
-        OptionError: the input is an empty batch. An empty tensor of Torch7 has no sizes, so the model would run on
-            another input.
-    """
-    for leaf in nested.leaves(input):
-        shape = tuple(getattr(leaf, "shape", ()))
-        if len(shape) > 1 and 0 in shape:
-            raise OptionError(f"input= (--input) of shape {shape} has no elements; pass at least one sample")
-    table = LuaTable([("input", lua_value(input))])
-    if output is not None:
-        table["output"] = lua_value(output)
-    return table
 
 
 def _new_result(

@@ -135,6 +135,15 @@ def test_an_empty_batch_is_refused(tmp_path: Path) -> None:
             dpnn_bridge.verify(tmp_path / "m.t7", tmp_path / "m.t7", input=value)
 
 
+def test_the_name_of_a_file_is_no_input(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Linear(3, 2))
+    for given in ({"input": "x.t7"}, {"input": tmp_path / "x.t7"}, {"input": torch.ones(1, 3), "output": b"y.t7"}):
+        with pytest.raises(
+            OptionError, match=r"(input|output)= is the \w+ '.*[xy]\.t7'; pass a tensor, an array or a table"
+        ):
+            dpnn_bridge.verify(tmp_path / "m.t7", **given)
+
+
 def test_a_file_whose_indices_start_at_0_is_compared_as_it_was_converted(tmp_path: Path) -> None:
     dpnn_bridge.write_t7(tmp_path / "m.t7", nn.Sequential(nn.Embedding(5, 3), nn.ReLU()))
     task, how = Task(tmp_path / "m.t7", tmp_path / "m.pt2"), {"input": torch.ones(2, 3).long(), "index_base": 0}

@@ -147,8 +147,8 @@ def _name_uniquely(graph: Any) -> None:
     """Rename values inside a graph that have the same name as an input or output, whose names the user chose."""
     external = [*graph.inputs, *graph.outputs]
     inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
-    inner = [value for value in inner if not any(value is other for other in external)]
-    names = {value.name for value in external}
+    ids, names = {id(value) for value in external}, {value.name for value in external}
+    inner = [value for value in inner if id(value) not in ids]
     used = names | {value.name for value in inner}
     for value in inner:
         if value.name in names:
@@ -245,7 +245,8 @@ class Onnx(Format):
         model = onnx.load(str(path))
         tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in model.graph.initializer}
         names = set(module.state_dict())
-        inputs = [i.name for i in model.graph.input if i.name not in tensors]
+        given_inputs = [i for i in model.graph.input if i.name not in tensors]
+        inputs = [i.name for i in given_inputs]
         biases = _added_biases(model.graph.node, names)
         tensors = {biases.get(name, name): tensor for name, tensor in tensors.items()}
         names.update(biases.values())
@@ -284,10 +285,10 @@ class Onnx(Format):
             {k: v for k, v in tensors.items() if k in names},
             renamed=tuple(v for k, v in tensors.items() if k not in names),
             run=run,
-            example=_example([i for i in model.graph.input if i.name in inputs]),
+            example=_example(given_inputs),
             complete=False,
             exact=False,
-            dynamic=Dynamic(tuple(_axes(i) for i in model.graph.input if i.name in inputs)),
+            dynamic=Dynamic(tuple(_axes(i) for i in given_inputs)),
             options={"input_names": inputs, "opset": opset},
         )
 
