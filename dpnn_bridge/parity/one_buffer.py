@@ -42,8 +42,8 @@ _USES_LAST_INPUT = frozenset(("nn.SpatialConvolution", "nn.SpatialConvolutionMM"
 _UNDEFINED = frozenset(
     f"nn.{name}"
     for name in (
-        *("Cosine", "Linear", "LinearWeightNorm", "MM", "Padding", "PartialLinear", "SpatialAveragePooling"),
-        *("SeqReverseSequence", "SpatialColorTransform", "SpatialGraph"),
+        *("Cosine", "Linear", "LinearWeightNorm", "MM", "MixtureTable", "Padding", "PartialLinear"),
+        *("SeqReverseSequence", "SpatialAveragePooling", "SpatialColorTransform", "SpatialGraph"),
         *("SpatialConvolutionMap", "SpatialCrossMapLRN", "SpatialDilatedConvolution", "SpatialFullConvolutionMap"),
         *("SpatialMaxPooling", "SpatialSubSampling", "SpatialZeroPadding", "TemporalConvolution"),
         *("TemporalRowConvolution", "TemporalSubSampling", "Transpose", "VolumetricAveragePooling"),

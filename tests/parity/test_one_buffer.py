@@ -228,6 +228,16 @@ def test_a_residual_block_twice_in_a_row_adds_to_its_own_result(name: str, combi
     assert verdict(model, x, combine(second, second) + off) == (Verdict.DIFFERENT if off else Verdict.KNOWN)
 
 
+@pytest.mark.parametrize("name", ["MM", "MixtureTable"])
+def test_a_product_of_its_own_result_is_undefined(name: str) -> None:
+    """Both set their output to zero before they read their input, which is their output the second time."""
+    other = ConcatTable(nn.Identity(), nn.Tanh()) if name == "MixtureTable" else nn.Identity()
+    model = reused(ConcatTable(nn.Softmax(-1), other), to_torch(lua(f"nn.{name}", inplace=False)))
+    x = torch.randn(2, 2).double()
+    assert verdict(model, x, torch.zeros(2, 2).double()) == Verdict.KNOWN
+    assert verdict(model[:1], x, torch.zeros(2, 2).double()) == Verdict.DIFFERENT
+
+
 def test_results_that_an_undefined_one_does_not_reach_are_compared() -> None:
     shared, x = nn.Linear(4, 4), torch.randn(2, 4).double()
     model = ConcatTable(nn.Sequential(shared, shared), nn.Linear(4, 3)).double()
