@@ -37,7 +37,7 @@ from dpnn_bridge.outputs.written import Results, Written, run_modules
 from dpnn_bridge.parity.bounded import RunLimits, comparing
 from dpnn_bridge.parity.exported import NOTE, compare_with_network, loaded
 from dpnn_bridge.parity.folded import compare_elements, compare_folded
-from dpnn_bridge.parity.layer_results import compare_results, input_of
+from dpnn_bridge.parity.layer_results import compare_results, input_of, pass_target
 from dpnn_bridge.parity.named_layers import NamedLayers, failed
 from dpnn_bridge.parity.new_export import NewExport
 from dpnn_bridge.parity.renamed import RenamedTensors
@@ -89,6 +89,7 @@ def compare_converted(
         result.notes.append(f"{path.name} {written.note}.")
     result.notes += _other_modes(written, modes, path)
     _cast_as_file(result, module, written, path)
+    pass_target(module, written, subject.table)
     layers = NamedLayers(result, module)
     source = Source(module, layers, input_of(module, written, subject.table), running)
     export = NewExport(format, module, written, source.value, running)

@@ -34,10 +34,25 @@ VARIATION_MARGIN = 4
 
 def input_of(module: nn.Module, written: Written, table: LuaTable) -> Any:
     """Return the input in a table, or else the file's own input, in the precision of a model; None without an input."""
-    value = to_value(table["input"], device=device_of(module)) if "input" in table else written.example
+    return _as_precise(module, to_value(table["input"]) if "input" in table else written.example)
+
+
+def pass_target(module: nn.Module, written: Written, table: LuaTable) -> None:
+    """Pass the target in a table, if there is one, to a criterion and to that of a file in all their runs."""
+    if table.get("target") is None:
+        return
+    target = _as_precise(module, to_value(table["target"]))
+    for criterion in (module, written.modules.get("")):
+        if criterion is not None:
+            criterion.register_forward_pre_hook(lambda _, args: (*args, target))
+
+
+def _as_precise(module: nn.Module, value: Any) -> Any:
+    """Return a nested value on the device and in the precision of a model."""
     floats = {p.dtype for p in module.parameters() if p.is_floating_point()}  # buffers, as of nn.NCEModule, may differ
     floats = floats or {t.dtype for t in module.buffers() if t.is_floating_point()}
-    return value if value is None else nested.cast(value, floats.pop() if len(floats) == 1 else None)
+    value = nested.map_tensors(lambda t: t.to(device_of(module)), value)
+    return nested.cast(value, floats.pop() if len(floats) == 1 else None)
 
 
 def compare_results(

@@ -1,0 +1,41 @@
+"""A criterion and a file that was converted from it are compared on the input and the target of a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FIXTURES, manifest
+from torch import nn
+
+import dpnn_bridge
+from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.objects import LuaTable
+from dpnn_bridge.parity.verify import verify
+
+#: a fixture of each class
+CRITERIONS = {e["class"]: FIXTURES / e["file"] for e in manifest() if e["class"].endswith("Criterion")}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".py", ".t7"])
+def test_a_converted_criterion_is_the_criterion(suffix: str, tmp_path: Path) -> None:
+    compared = 0
+    for name, path in [*CRITERIONS.items()][:: 1 if suffix == ".pt" else 5]:
+        dpnn_bridge.convert(path, tmp_path / f"c{suffix}", key="module", force=True)
+        result = verify(path, tmp_path / f"c{suffix}")
+        assert result.verdict in (Verdict.EQUAL, Verdict.KNOWN), f"{name}: {result}"
+        compared += any(d.name == "output" for layer in result.layers for d in layer.converted)
+    assert compared > 8
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
+def test_another_weight_of_a_class_is_found(suffix: str, tmp_path: Path) -> None:
+    loss = nn.NLLLoss(torch.tensor([0.5, 1.0, 2.0]))
+    dpnn_bridge.write_t7(tmp_path / "c.t7", loss)
+    assert loss.weight is not None
+    loss.weight[1] += 1e-3
+    dpnn_bridge.save(tmp_path / f"c{suffix}", loss)
+    reference = LuaTable({"input": lua_value(torch.randn(2, 3)), "target": lua_value(torch.tensor([2, 3]))})
+    assert verify(tmp_path / "c.t7", tmp_path / f"c{suffix}", reference=reference).verdict is Verdict.DIFFERENT
