@@ -107,7 +107,7 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], back: Callable[..., Any], *tensors: torch.Tensor) -> Any:
-        ctx.back = back
+        ctx.back, ctx.adds_gradient = back, True  # what a gradient in Lua is of a gradient of zeros is not known
         outputs = run(*tensors)
         ctx.mark_non_differentiable(*[o for o in outputs if not o.is_floating_point()])
         return outputs

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+#: key in the metadata of an operation: neither it nor an earlier one adds to its gradient
+_ADDS_NONE = "dpnn_bridge: adds no gradient"
 
 
 class _Function(torch.autograd.Function):
@@ -42,6 +45,7 @@ class _AddGradient(_Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
+        ctx.adds_gradient = True
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -129,28 +133,81 @@ def refuse_gradient(input: Tensor, message: str) -> Tensor:
 
 class _ConstantGradient(_Function):
     @staticmethod
-    def forward(value: Tensor, source: Tensor, gradient: float) -> Tensor:
+    def forward(value: Tensor, gradient: float, *sources: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.gradient = inputs[2]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.gradient, *sources = inputs
+        ctx.adds_gradient = ctx.gradient != 0
+        ctx.save_for_backward(*sources)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        return grads[0], torch.full_like(ctx.saved_tensors[0], ctx.gradient), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], None, *(torch.full_like(source, ctx.gradient) for source in ctx.saved_tensors)
 
 
-def zero_gradient(value: Tensor, source: Tensor) -> Tensor:
-    """Return a view of ``value``; the backward pass gives ``source`` a gradient of zeros instead of no gradient.
+def zero_gradient(value: Tensor, *sources: Tensor) -> Tensor:
+    """Return a view of ``value``; the backward pass gives ``sources`` gradients of zeros instead of no gradients.
 
-    So the modules that computed ``source`` take part in the backward pass, as in Torch7. For example, the gradient of a
-    :class:`~dpnn_bridge.modules.dpnn.reinforce.Reinforce` module does not depend on the gradient of its output.
+    So the modules that computed ``sources`` take part in the backward pass, as in Torch7. For example, the gradient of
+    a :class:`~dpnn_bridge.modules.dpnn.reinforce.Reinforce` module does not depend on the gradient of its output.
     """
-    return _ConstantGradient.apply(value, source, 0.0) if source.requires_grad else value
+    sources = tuple(source for source in sources if source.requires_grad)
+    return _ConstantGradient.apply(value, 0.0, *sources) if sources else value
+
+
+def without_parts(value: Any, others: Any) -> Any:
+    """Return a part of a table. If a layer that computed the others adds to its gradient, they get one of zeros.
+
+    So the penalty of an :class:`~dpnn_bridge.modules.nn.passthrough.L1Penalty` counts although nothing uses its output,
+    as in Torch7. The contexts of such functions of autograd have a true attribute ``adds_gradient``. They are not found
+    under ``torch.compile``.
+
+    Args:
+        value: the part, a tensor or nested lists.
+        others: nested lists of the other parts.
+    """
+    sources = [] if torch.compiler.is_compiling() else [t for t in _tensors(others) if t.requires_grad]
+    return _connected(value, sources) if _add_gradients(sources) else value
+
+
+def _connected(value: Any, sources: list[Tensor]) -> Any:
+    """Return a value that gives ``sources`` a gradient of zeros; one of its tensors is enough."""
+    if isinstance(value, Tensor):
+        return zero_gradient(value, *sources) if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        for i, element in enumerate(value):
+            if (connected := _connected(element, sources)) is not element:
+                return [*value[:i], connected, *value[i + 1 :]]
+    return value
+
+
+def _add_gradients(tensors: list[Tensor]) -> bool:
+    """Return whether one of the operations that computed the tensors adds to its gradient; each is visited once."""
+    nodes: list[Any] = [tensor.grad_fn for tensor in tensors]
+    visited: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in visited or _ADDS_NONE in node.metadata:
+            continue
+        if getattr(node, "adds_gradient", False):
+            return True
+        visited.add(node)
+        nodes += (earlier for earlier, _ in node.next_functions)
+    for node in visited:
+        node.metadata[_ADDS_NONE] = True
+    return False
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for element in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(element)
 
 
 def with_penalty(value: Tensor, penalty: Tensor) -> Tensor:
     """Return a view of ``value``; the backward pass also adds the gradient of ``penalty``."""
-    return _ConstantGradient.apply(value, penalty, 1.0)
+    return _ConstantGradient.apply(value, 1.0, penalty)

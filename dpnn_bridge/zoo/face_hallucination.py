@@ -49,7 +49,7 @@ class SpatialGlimpseInverse(nn.Module):
         pasted = spread.where(inside, 0)
         if not self.residual:
             pasted = with_gradient_of(spread.where(inside, image), pasted + image)
-        return zero_gradient(zero_gradient(pasted, position), image)
+        return zero_gradient(pasted, position, image)
 
     def _rows_of_patch(self, position: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:
         """Return, for each row of the image, the row of the patch, and whether the patch covers the row."""

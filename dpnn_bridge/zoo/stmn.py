@@ -98,7 +98,7 @@ class MatchTrans(nn.Module):
         weights = self._weights(current.detach(), previous.detach())
         neighbours = self._windows(features)
         output = (neighbours * weights).sum(2).view(N, D, H, W)
-        return zero_gradient(zero_gradient(output, current), previous)
+        return zero_gradient(output, current, previous)
 
     def _windows(self, map: Tensor) -> Tensor:
         """Return the neighbours of every position, :math:`(N, C, K^2, H W)`."""

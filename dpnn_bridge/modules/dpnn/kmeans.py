@@ -19,7 +19,7 @@ class _NearestCentroid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, index: Tensor, module: Kmeans) -> Tensor:
-        ctx.module = module
+        ctx.module, ctx.adds_gradient = module, True
         ctx.save_for_backward(input, weight, index)
         return (index + module.index_base).to(input.dtype)
 

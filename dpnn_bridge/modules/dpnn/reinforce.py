@@ -20,7 +20,7 @@ class _RewardGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, module: Reinforce, sample: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.module = module
+        ctx.module, ctx.adds_gradient = module, True
         ctx.save_for_backward(sample, *inputs)
         return sample.view_as(sample)
 
