@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -67,11 +66,42 @@ def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | Non
         yield from tree(child, f"{prefix}modules[{i}]", depth + 1, seen)
 
 
+#: criterions that compute their gradient in Torch7 from the input and the target alone
+_KEEP_NOTHING = frozenset(
+    f"nn.{name}Criterion"
+    for name in (
+        *("Abs", "BCE", "DistKLDiv", "HingeEmbedding", "L1HingeEmbedding", "Margin", "MarginRanking", "MSE"),
+        *("MultiMargin", "SmoothL1", "SoftMargin", "WeightedMSE"),
+    )
+)
+
+
 def repeated_modules(model: nn.Module) -> list[nn.Module]:
-    """Return the modules that represent one Lua object in several places of a model."""
-    children = [child for node in tree(model) for child in registry.mapping_of(node.module).children(node.module)]
-    uses = Counter(map(id, children))
-    return list({id(child): child for child in children if uses[id(child)] > 1}.values())
+    """Return the modules that represent one Lua object in several places of a model, where later uses matter.
+
+    They do not matter for criterions whose container reads each gradient at once: those that compute it from the input
+    and the target alone, and those in one ``nn.MultiCriterion``, where all uses have the same input and target.
+    """
+    children: dict[int, nn.Module] = {}
+    containers: dict[int, list[nn.Module]] = {}
+    for node in tree(model):
+        for child in registry.mapping_of(node.module).children(node.module):
+            children[id(child)] = child
+            containers.setdefault(id(child), []).append(node.module)
+    several = [(child, containers[number]) for number, child in children.items() if containers[number][1:]]
+    return [child for child, places in several if not (_is_criterion_of_one(places) or _keeps_nothing(child))]
+
+
+def _is_criterion_of_one(containers: list[nn.Module]) -> bool:
+    return len(set(map(id, containers))) == 1 and lua_name(containers[0]) == "nn.MultiCriterion"
+
+
+def _keeps_nothing(module: nn.Module) -> bool:
+    """Return whether a criterion computes its gradient in Torch7 from its input and target alone."""
+    name = lua_name(module)
+    if name in ("nn.MultiCriterion", "nn.ParallelCriterion"):
+        return all(map(_keeps_nothing, registry.mapping_of(module).children(module)))
+    return name in _KEEP_NOTHING
 
 
 def lua_name(module: nn.Module) -> str:

@@ -20,6 +20,7 @@ from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.dpnn import Convert, DontCast
 from dpnn_bridge.modules.nn import CAddTable, ConcatTable, JustElement, JustTable
+from dpnn_bridge.modules.nn.criterion import MultiCriterion, ParallelCriterion
 from dpnn_bridge.modules.rnn import Repeater, Sequencer
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
 from dpnn_bridge.parity import check_module
@@ -236,6 +237,27 @@ def test_a_product_of_its_own_result_is_undefined(name: str) -> None:
     x = torch.randn(2, 2).double()
     assert verdict(model, x, torch.zeros(2, 2).double()) == Verdict.KNOWN
     assert verdict(model[:1], x, torch.zeros(2, 2).double()) == Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("container", [MultiCriterion, ParallelCriterion])
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.SmoothL1Loss(), nn.CrossEntropyLoss()], ids=repr)
+def test_a_wrong_gradient_of_a_criterion_that_occurs_twice(loss: nn.Module, container: Any, nested: bool) -> None:
+    """Its container reads the gradient before the next use overwrites it, and most criterions store nothing else."""
+    inner = MultiCriterion([loss]) if nested else loss
+    model, several = container([inner, inner], [0.3, 0.4]), container is ParallelCriterion
+    x = torch.randn(2, 4).double().requires_grad_()
+    target = torch.tensor([1, 2]) if isinstance(loss, nn.CrossEntropyLoss) else torch.randn(2, 4).double()
+    model([x, x] if several else x, [target, target] if several else target).backward()
+    assert x.grad is not None
+    gradient = x.grad / 2 if several else x.grad
+    indices = target + 1 if target.dtype == torch.int64 else target
+    table = LuaTable({"input": lua_value([x, x] if several else x), "output": lua_value(0.0)})
+    table["target"] = lua_value([indices, indices] if several else indices)
+    table["gradInput"] = lua_value([3 * gradient, gradient] if several else 3 * gradient)
+    found = {d.name: d.verdict for d in check_module(model, table).differences}
+    stores = several and isinstance(loss, nn.CrossEntropyLoss)  # the softmax of the last input
+    assert found["gradInput[1]" if several else "gradInput"] == (Verdict.KNOWN if stores else Verdict.DIFFERENT)
 
 
 def test_results_that_an_undefined_one_does_not_reach_are_compared() -> None:
