@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dpnn_bridge.base.atomic import StrPath
+from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.checkpoints.find import select
@@ -79,8 +80,30 @@ class Subject:
                 self.network, module = module, export
                 self.notes[f"MODEL {NOTE}."] = None
         self._as_saved = [m.training for m in module.modules()]
-        _set_mode(module, self.table, self.mode)
+        self._set_mode(module)
         return module
+
+    def _set_mode(self, module: nn.Module) -> None:
+        if self.mode is None and is_fixture(self.table):
+            return  # the modules of a fixture have the modes of Torch7's run
+        modules, modes = [*module.modules()], self._modes_after
+        if self.mode is None and len(modes) == len(modules):
+            for part, mode in zip(modules, modes, strict=True):
+                part.training = mode
+        else:
+            module.train((self.mode or self.table.get("mode") or "eval") == "train")
+        if self.table.get("dropout_modules_set_to_p0"):
+            for part in modules:
+                if isinstance(getattr(part, "p", None), float) and "Dropout" in type(part).__name__:
+                    setattr(part, "p", 0.0)  # noqa: B010
+
+    @cached_property
+    def _modes_after(self) -> list[bool]:
+        """The modes of all modules after Torch7's run, if the reference does not contain the mode."""
+        after = self.table.get("after")
+        if "mode" in self.table or not isinstance(after, LuaObject):
+            return []
+        return [module.training for module in convert_object(after, self.options)[0].modules()]
 
     def as_exported(self, module: nn.Module, torch7: nn.Module) -> nn.Module | None:
         """Call :func:`~dpnn_bridge.parity.exported.as_exported` with the input of the reference."""
@@ -150,7 +173,7 @@ def _read(
 
 
 def read_reference(reference: StrPath | LuaTable) -> LuaTable:
-    """Return a reference, from its file or its table, as a new table. Without a mode, the mode is that of ``after``.
+    """Return a reference, from its file or its table, as a new table.
 
     Raises:
         NoReferenceError: the reference contains no input, or a mode that is neither ``"train"`` nor ``"eval"``.
@@ -159,11 +182,9 @@ def read_reference(reference: StrPath | LuaTable) -> LuaTable:
     name = "reference=" if isinstance(reference, LuaTable) else reference
     if not isinstance(table, LuaTable) or "input" not in table:
         raise NoReferenceError(f"{name}: a reference is a table with the fields input, output, …")
-    after, mode = table.get("after"), table.get("mode")
+    mode = table.get("mode")
     if mode not in (None, "train", "eval"):
         raise NoReferenceError(f"{name}: mode must be 'train' or 'eval', found {shortened(repr(mode))}")
-    if mode is None and isinstance(after, LuaObject) and after.get("train") is True:
-        return LuaTable([*table.items(), ("mode", "train")])
     return LuaTable(table.items())
 
 
@@ -175,16 +196,6 @@ def is_fixture(root: Any) -> bool:
 def is_comparable(table: LuaTable) -> bool:
     """Return whether the reference contains results, or the error of Torch7's forward pass."""
     return any(name in table for name in ("output", "gradInput", "gradParams", "forward_error"))
-
-
-def _set_mode(module: nn.Module, table: LuaTable, mode: str | None) -> None:
-    if mode is None and is_fixture(table):
-        return  # the modules of a fixture have the modes of Torch7's run
-    module.train((mode or table.get("mode") or "eval") == "train")
-    if table.get("dropout_modules_set_to_p0"):
-        for part in module.modules():
-            if isinstance(getattr(part, "p", None), float) and "Dropout" in type(part).__name__:
-                setattr(part, "p", 0.0)  # noqa: B010
 
 
 def with_cast_input(module: nn.Module, table: LuaTable) -> LuaTable:

@@ -318,3 +318,15 @@ def test_the_mode_of_a_reference(mode: object, tmp_path: Path) -> None:
     else:
         with pytest.raises(NoReferenceError, match="mode must be 'train' or 'eval', found"):
             verify(tmp_path / "model.t7", reference=reference)
+
+
+def test_a_layer_that_evaluates_in_training(tmp_path: Path) -> None:
+    """A frozen batch normalization: without a mode, each layer has the one that it has in ``after``."""
+    x, module = torch.randn(3, 4).double(), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.0)).double()
+    module[1].running_mean.fill_(0.3)
+    module[1].eval()
+    dpnn_bridge.write_t7(tmp_path / "model.t7", module)
+    reference = table(x, module(x).detach(), mode=None, after=dpnn_bridge.to_lua(module))
+    result = verify(tmp_path / "model.t7", reference=reference)
+    assert result.verdict is Verdict.EQUAL
+    assert [part.training for part in result.module] == [True, False, True]
