@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dpnn_bridge.conversion.fields import Field, grad_field
+from dpnn_bridge.conversion.fields import Field, grad_field, record_of
 from dpnn_bridge.conversion.lua_class import ParameterSite, PlainModule
 from dpnn_bridge.conversion.placeholder import Placeholder
 from dpnn_bridge.conversion.sharing import Sharing
@@ -33,9 +33,17 @@ def check_calls(module: nn.Module, first: Sequence[str], other: Sequence[str]) -
         module: the module.
         first, other: classes of the containers around the module, in both places.
     """
-    for inner in module.modules():
+    for name, inner in module.named_modules():
         if isinstance(inner, Placeholder):
-            inner.check_calls(first, other)
+            between = _containers(module, name)
+            inner.check_calls([*first, *between], [*other, *between])
+
+
+def _containers(module: nn.Module, name: str) -> list[str]:
+    """Return the Lua classes of a module and of those inside it that contain the module ``name``."""
+    parts = name.split(".") if name else []
+    records = (record_of(module.get_submodule(".".join(parts[:i]))) for i in range(len(parts)))
+    return [record.class_name for record in records if record is not None]
 
 
 def share_parameters(module: Placeholder, obj: LuaObject, sharing: Sharing) -> None:

@@ -108,7 +108,8 @@ def _known_results(
     except Exception:
         return set(), set()
     everything = found.keys() - {""}
-    known = {n for n in everything if n in expected and _resembles(expected[n], found[n])}
+    random = _Rounding(source, expected, everything).random
+    known = {n for n in everything if n in random or (n in expected and _resembles(expected[n], found[n]))}
     while known:
         error, compared = _run_and_compare(layers, source, right, expected, known)
         wrong = {n for n, differences in compared.items() if not all(d.ok for d in differences)}
@@ -136,9 +137,10 @@ def _compare_found(layers: NamedLayers, source: Source, expected: Results, found
     for name, value in ((n, found[n]) for n in names if n in expected):
         if name == "" and output_is_of_layer:
             continue  # compared as the output of the layer
-        compared = rounding.compare(name, value)
+        names = [n for n in found if found[n] is value]  # containers return the result of a layer inside
+        compared = rounding.compare(name, value, names)
         if name in rounding.allowed:
-            inner = max((n for n in found if found[n] is value), key=len)  # the layer whose result containers return
+            inner = max(names, key=len)
             sums += [(inner, d) for d in compared]
         result[name] = compared
     _accept_sums(sums, source, expected)
@@ -179,7 +181,14 @@ def compare_alone(layers: NamedLayers, source: Source, written: Written, expecte
         layers.result.whole.append(other)
         return None
     if any(not d.ok for d in compare(ALONE, b, a, _tolerance(a))):
-        compared = _Rounding(source, expected).compare_alone(b, a)
+        rounding = _Rounding(source, expected)
+        if rounding.alone > RESEMBLING.single:
+            layers.result.notes.append(
+                "The output of the file without results of MODEL was not compared: rounding errors in MODEL change its "
+                f"output by {rounding.alone:.1%}."
+            )
+            return None
+        compared = rounding.compare_alone(b, a)
         layers.result.whole += [d for d in compared if d.verdict is not Verdict.EQUAL]
     return None
 
@@ -216,7 +225,7 @@ def compare_at_another_size(layers: NamedLayers, source: Source, written: Writte
         layers.result.whole.append(failed(name, f"the file does not run on this input: {e}"))
         return
     rounding = _Rounding(other, expected)
-    compared = rounding.compare("", found[""])
+    compared = rounding.compare("", found[""], [n for n in found if found[n] is found[""]])
     if rounding.allowed:
         _accept_sums([("", d) for d in compared], other, {})
     for d in compared:
@@ -240,31 +249,35 @@ class _Rounding:
         errors = self._errors(dtype=torch.float64) if single else {}
         self.allowed = {name: max(TRACED_MIN, TRACED_MARGIN * error) for name, error in errors.items()}
 
-    def compare(self, name: str, found: Any) -> list[Difference]:
-        """Compare the result of a layer with a value of the graph.
+    def compare(self, name: str, found: Any, names: Collection[str]) -> list[Difference]:
+        """Compare the result of a layer with a value of the graph, which is the result of all layers in ``names``.
 
         A difference beyond the tolerance of single precision is not explained by last bits: where these change an
         index, as that of a glimpse, any result would be explained.
         """
         expected, allowed = self.results[name], self.allowed.get(name)
-        compared = self._compare(name, expected, found, allowed)
+        compared = self._compare(names, expected, found, allowed)
         different = [d for d in compared if not d.ok]
         if allowed is None or not different or any(d.mismatched or not d.error <= TRACED.single for d in different):
             return compared
         more = TRACED_MARGIN * self._of_operations.get(name, 0.0)
         if not allowed < more <= TRACED.single:
             return compared
-        return self._compare(name, expected, found, more)
+        return self._compare(names, expected, found, more)
 
     def compare_alone(self, found: Any, expected: Any) -> list[Difference]:
         """Compare the output of a graph that runs without results of the model, as :func:`compare_alone` does."""
-        error = max(self.allowed.get("", 0.0), TRACED_MARGIN * self._of_operations.get("", 0.0))
-        limit = _tolerance(expected)
+        limit, error = _tolerance(expected), self.alone
         compared = compare(ALONE, found, expected, Tolerance(max(limit.double, error), max(limit.single, error)))
-        self._accept_draws("", compared)
+        self._accept_draws([""], compared)
         return compared
 
-    def _compare(self, name: str, expected: Any, found: Any, allowed: float | None) -> list[Difference]:
+    @cached_property
+    def alone(self) -> float:
+        """The relative difference of the output that rounding explains if no results of the model are given."""
+        return max(self.allowed.get("", 0.0), TRACED_MARGIN * self._of_operations.get("", 0.0))
+
+    def _compare(self, names: Collection[str], expected: Any, found: Any, allowed: float | None) -> list[Difference]:
         """Compare a result; ``allowed`` is the accepted relative difference in single precision."""
         a, b = _leaves(expected), _leaves(found)
         if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -274,16 +287,16 @@ class _Rounding:
         tolerance = _tolerance(expected)
         limit = tolerance if allowed is None else replace(tolerance, single=min(tolerance.single, allowed))
         compared = compare("output", b, a, limit)
-        self._accept_draws(name, compared)
+        self._accept_draws(names, compared)
         for d in compared:
             if not d.ok and not d.mismatched and allowed is not None and d.error <= allowed:
                 accept_rounding(d, limit=allowed)
         return compared
 
-    def _accept_draws(self, name: str, compared: list[Difference]) -> None:
-        """Accept the differences of a result that changes with the random numbers."""
+    def _accept_draws(self, names: Collection[str], compared: list[Difference]) -> None:
+        """Accept the differences of a result if that of one of these layers changes with the random numbers."""
         different = [d for d in compared if not d.ok and not d.mismatched]
-        if different and any(n == name or n.startswith(f"{name}.") or not name for n in self._random):
+        if different and not self.random.isdisjoint(names):
             for d in different:
                 accept_random(d, self._draws, ", other ones in the file than in MODEL")
 
@@ -293,7 +306,7 @@ class _Rounding:
         return draws_of(copy.deepcopy(self.source.module), nested.copied(self.source.value))
 
     @cached_property
-    def _random(self) -> set[str]:
+    def random(self) -> set[str]:
         """The names of the results that change with the random numbers."""
         found: set[str] = set()
         for seed in range(1, SEEDS + 1) if self._draws else ():
