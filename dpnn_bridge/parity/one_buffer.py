@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference
+from dpnn_bridge.modules.nn.arithmetic import shaped_like
 from dpnn_bridge.parity import in_place
 from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Summary, Unused, summary
@@ -195,7 +196,7 @@ def _accumulated(module: nn.Module, given: Sequence[Tensor], buffer: Tensor | No
     result, combine = given[0], _ACCUMULATE[lua_name(module)]
     for other in given[1:]:
         is_own = buffer is not None and storage_id(other) == storage_id(buffer)
-        result = combine(result, result if is_own else other)
+        result = combine(result, result if is_own else shaped_like(result, other))
     return result
 
 

@@ -19,7 +19,7 @@ from dpnn_bridge.conversion.lua_values import fresh, lua_value
 from dpnn_bridge.loaders import dumps
 from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.modules.dpnn import Convert, DontCast
-from dpnn_bridge.modules.nn import CAddTable, ConcatTable, JustElement, JustTable
+from dpnn_bridge.modules.nn import CAddTable, ConcatTable, JustElement, JustTable, View
 from dpnn_bridge.modules.nn.criterion import MultiCriterion, ParallelCriterion
 from dpnn_bridge.modules.rnn import Repeater, Sequencer
 from dpnn_bridge.objects import LuaFunction, LuaObject, LuaTable
@@ -227,6 +227,15 @@ def test_a_residual_block_twice_in_a_row_adds_to_its_own_result(name: str, combi
     model = reused(ConcatTable(branch, nn.Identity()), table)
     second = branch(combine(branch(x), x)).detach()
     assert verdict(model, x, combine(second, second) + off) == (Verdict.DIFFERENT if off else Verdict.KNOWN)
+
+
+def test_tensors_of_other_shapes_twice_in_a_row() -> None:
+    """``nn.CSubTable`` takes any tensor with as many elements, as in ``nn.LayerNormalization``."""
+    table = to_torch(lua("nn.CSubTable", inplace=False))
+    model = reused(ConcatTable(nn.Linear(4, 4), View(8, 1)), table)  # the second time, both are the same memory
+    x, zeros = torch.randn(2, 4).double(), torch.zeros(2, 4).double()
+    assert verdict(model, x, zeros) == Verdict.KNOWN
+    assert verdict(model, x, zeros + 1e-3) == Verdict.DIFFERENT
 
 
 @pytest.mark.parametrize("name", ["MM", "MixtureTable"])
