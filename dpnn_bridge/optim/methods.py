@@ -264,12 +264,12 @@ def _check_same(optimizer: Sequence[Tensor], trained: Sequence[Tensor], target: 
             f"{tuple(foreign[0].shape)}, are not those of the target; pass the model that the optimizer trains"
         )
     known = {id(p) for p in optimizer}
-    named = target.named_parameters() if isinstance(target, nn.Module) else ()
+    named = target.named_parameters() if isinstance(target, nn.Module) else enumerate(trained)
     missing = [name for name, p in named if id(p) not in known]
     if missing:
         warnings.warn(
             f"Torch7 trains all parameters of the model, also the {len(missing)} that the optimizer does not have, "
-            f"such as {missing[0]}; let the script restore them after each step to keep them as they are",
+            f"such as parameter {missing[0]}; let the script restore them after each step to keep them as they are",
             stacklevel=5,
         )
 

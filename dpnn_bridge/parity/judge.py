@@ -13,7 +13,7 @@ from torch import nn
 from dpnn_bridge.compare.differences import BITS, compare
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.limits import EagerMode
-from dpnn_bridge.conversion.placeholder import bridge_of, bridges_of
+from dpnn_bridge.conversion.placeholder import bridge_of
 from dpnn_bridge.parity.accepted import accept_known, accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
 from dpnn_bridge.parity.layers import Given, tree
@@ -135,12 +135,14 @@ def _judge_random(
 
 
 def _draws_elsewhere(experiment: Experiment, given: Mapping[int, Given] | None) -> bool:
-    """Return whether Lua layers in a sandbox draw random numbers: the seed does not determine what layers draw then."""
-    if all(bridge.generator is not None for bridge in bridges_of(experiment.fresh().modules())):
-        return False
-    one, two = (experiment.run(seed=seed, given=given) for seed in (1, 2))
-    outputs = [run.calls[id(run.module)].outputs[-1] for run in (one, two)]
-    return not all(d.ok for d in compare("output", outputs[0], outputs[1], BITS))
+    """Return whether layers draw numbers that the seed does not determine: it then determines none of later layers."""
+    one, two = (_outputs(experiment.run(seed=seed, given=given)) for seed in (1, 2))
+    return not all(d.ok for d in compare("output", one, two, BITS))
+
+
+def _outputs(run: Outcome) -> list[Any]:
+    """Return the last output of each layer."""
+    return [entry.outputs[-1] for i in range(len(run.nodes)) if (entry := run.entry(i)) is not None and entry.outputs]
 
 
 # ---------------------------------------------------------------------- versions of Torch7

@@ -30,7 +30,8 @@ _USES_INPUT = frozenset(
     f"nn.{name}"
     for name in (
         *("Sequential", "Linear", "Identity", "View", "Reshape", "ReLU", "ReLU6", "Threshold", "LeakyReLU", "PReLU"),
-        *("HardTanh", "Clamp", "Abs", "Square", "MulConstant", "AddConstant"),
+        *("HardTanh", "Clamp", "Abs", "Square", "MulConstant", "AddConstant", "Add", "Mul", "CMul", "HardShrink"),
+        *("SoftShrink", "SoftSign"),
     )
 )
 #: those whose gradInput is their gradOutput

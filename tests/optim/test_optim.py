@@ -382,7 +382,7 @@ def test_the_history_of_lbfgs_has_zeros_for_what_it_does_not_train() -> None:
         return loss
 
     optimizer.step(closure)
-    with pytest.warns(UserWarning, match="also the 2 that the optimizer does not have, such as 0.weight"):
+    with pytest.warns(UserWarning, match="also the 2 that the optimizer does not have, such as parameter 0.weight"):
         direction = tensor(optim.to_lua(optimizer, net)["d"])
     assert direction.numel() == 14
     assert not direction[:8].any()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("lupa")
 
 import dpnn_bridge
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.objects import LuaObject, LuaTable
 
 LAYERS = {
     "another tensor": "parent.updateOutput(self, x); self.other = self.output * -3; return self.other",
@@ -74,3 +77,20 @@ def test_a_first_layer_without_a_gradient(tmp_path: Path) -> None:
         dpnn_bridge.write_t7(tmp_path / name, bridge.to_object(value))
     result = dpnn_bridge.verify(tmp_path / "m.t7", reference=tmp_path / "r.t7", lua=tmp_path / "layer.lua")
     assert (result.forward.value, result.gradients.value) == ("equal", "equal")  # type: ignore[union-attr]
+
+
+def test_sources_that_refuse_to_run_backward_are_compared_forward(tmp_path: Path) -> None:
+    """As ``nn.SpatialDropout`` does in evaluation mode."""
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "init.lua").write_text("""
+        require 'nn'
+        my = my or {}
+        local Refusing = torch.class('my.Refusing', 'nn.Module')
+        function Refusing:updateOutput(x) self.output = x:clone(); return self.output end
+        function Refusing:updateGradInput() error('only while training') end
+    """)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", LuaObject("my.Refusing", LuaTable()))
+    lua = [tmp_path / "my" / "init.lua"]
+    result = dpnn_bridge.verify(tmp_path / "m.t7", input=torch.ones(2, 3).double(), lua=lua, lua_path=[tmp_path])
+    assert result.forward is Verdict.EQUAL
+    assert result.gradients is None

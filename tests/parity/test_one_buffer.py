@@ -407,7 +407,8 @@ elseif name == 'branches' then
    local table = nn.ConcatTable():add(sequence(t, nn.Linear(4, 4), t)):add(sequence(t, nn.Linear(4, 4)))
    model = sequence(nn.Linear(4, 4), table, nn.CAddTable(), t, nn.Linear(4, 4))
 else
-   local arguments = {Threshold = {0.1, -0.2}, MulConstant = {0.7}, AddConstant = {0.3}}
+   local arguments = {Threshold = {0.1, -0.2}, MulConstant = {0.7}, AddConstant = {0.3}, Add = {4}, CMul = {4},
+                      HardShrink = {0.1}, SoftShrink = {0.1}}
    local t = nn[name](unpack(arguments[name] or {}))
    model = sequence(t, nn.Linear(4, 4), t, nn.Linear(4, 4), t)
 end
@@ -422,6 +423,7 @@ return before, reference
 """
 NAMES = ["block", "convolution", "branches", "Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp", "ReLU", "ReLU6"]
 NAMES += ["LeakyReLU", "PReLU", "Threshold", "HardTanh", "Abs", "Square", "MulConstant", "AddConstant", "Identity"]
+NAMES += ["Add", "Mul", "CMul", "HardShrink", "SoftShrink", "SoftSign"]
 
 
 @pytest.mark.torch7

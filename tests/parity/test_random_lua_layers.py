@@ -56,6 +56,15 @@ def test_numbers_that_a_layer_draws_after_a_sandbox(draws: bool, verdict: Verdic
     assert result.verdict is verdict
 
 
+@pytest.mark.parametrize(("lowest", "verdict"), [(-0.1, Verdict.RANDOM), (1.0, Verdict.DIFFERENT)])
+def test_numbers_that_a_layer_draws_after_a_leaky_relu(lowest: float, verdict: Verdict, tmp_path: Path) -> None:
+    """The seed does not determine the slopes of ``nn.RReLU``, which positive numbers do not need."""
+    write_t7(tmp_path / "m.t7", nn.Sequential(nn.RReLU(), nn.Dropout()).double())
+    x = np.array([[lowest, 1.2, 1.4], [1.6, 1.8, 2.0]])
+    table = LuaTable({"input": LuaTensor.from_numpy(x), "output": LuaTensor.from_numpy(2 * x), "seed": 1}.items())
+    assert verify(tmp_path / "m.t7", reference=table, mode="train").verdict is verdict
+
+
 def test_a_file_draws_the_same_numbers(tmp_path: Path) -> None:
     (tmp_path / "noise.lua").write_text(NOISE)
     write_t7(tmp_path / "m.t7", LuaObject("my.Noise", LuaTable()))
