@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -15,6 +16,7 @@ from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
 from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
@@ -119,6 +121,18 @@ class Subject:
         if "input" not in self.table:
             options = input_options(module, self.obj)
             raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as {options}")
+
+    def check_target(self, module: nn.Module) -> None:
+        """Raise :class:`NoReferenceError` if the model is a criterion and there is an input and no target for it."""
+        target = inspect.signature(module.forward).parameters.get("target")
+        needed = target is not None and target.default is inspect.Parameter.empty
+        if needed and "input" in self.table and self.table.get("target") is None and not is_fixture(self.table):
+            record = record_of(module)
+            name = record.class_name if record else type(module).__name__
+            raise NoReferenceError(
+                f"{self.path}: {name} needs a target; pass a file with the table "
+                "{input = x, target = t, output = loss} as reference= (--reference)"
+            )
 
     def use_stored_results(self, module: nn.Module) -> None:
         """Use the results in the model's Lua object as the reference, if there is none. The caller checks the input."""

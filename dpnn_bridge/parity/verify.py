@@ -110,6 +110,7 @@ def verify(
     if input is not None:
         subject.table = given_reference(input, output)
     module = subject.fresh()
+    subject.check_target(module)
     if dtype is None:
         subject.table = with_cast_input(module, subject.table)
     result = _new_result(subject, module, reference, converted, str(device), dtype)

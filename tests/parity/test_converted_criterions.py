@@ -12,6 +12,8 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion.lua_values import lua_value
+from dpnn_bridge.errors import NoReferenceError, VerificationError
+from dpnn_bridge.modules.dpnn.criterion import ModuleCriterion
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.verify import verify
 
@@ -39,3 +41,23 @@ def test_another_weight_of_a_class_is_found(suffix: str, tmp_path: Path) -> None
     dpnn_bridge.save(tmp_path / f"c{suffix}", loss)
     reference = LuaTable({"input": lua_value(torch.randn(2, 3)), "target": lua_value(torch.tensor([2, 3]))})
     assert verify(tmp_path / "c.t7", tmp_path / f"c{suffix}", reference=reference).verdict is Verdict.DIFFERENT
+
+
+def test_a_program_without_a_module_of_the_criterion_is_named(tmp_path: Path) -> None:
+    one = dpnn_bridge.to_lua(ModuleCriterion(nn.MSELoss(), nn.Linear(3, 3)))
+    other = dpnn_bridge.to_lua(ModuleCriterion(nn.MSELoss(), None, nn.Linear(3, 3)))
+    dpnn_bridge.write_t7(tmp_path / "one.t7", one)
+    dpnn_bridge.save(tmp_path / "other.py", dpnn_bridge.to_torch(other))
+    with pytest.raises(
+        VerificationError, match=r"other.py creates no input_module \(Linear\)|does not build this model"
+    ):
+        verify(tmp_path / "one.t7", tmp_path / "other.py")
+
+
+def test_a_target_that_is_missing_is_named(tmp_path: Path) -> None:
+    dpnn_bridge.write_t7(tmp_path / "c.t7", nn.MSELoss())
+    for given in ({"input": torch.ones(2, 3)}, {"input": [torch.ones(2, 3), torch.ones(2, 3)]}):
+        with pytest.raises(
+            NoReferenceError, match=r"MSECriterion needs a target; pass .* \{input = x, target = t, output"
+        ):
+            verify(tmp_path / "c.t7", **given)

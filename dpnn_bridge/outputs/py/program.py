@@ -140,12 +140,16 @@ class Program:
         pairs: list[Pair] = []
         for i, path in self._paths.items():
             try:
-                pairs.append(Pair(path, modules[i], eval(path, {"model": built})))
+                found = eval(path, {"model": built})
             except (AttributeError, LookupError, TypeError):  # no layer, or one without elements
+                found = None
+            if isinstance(found, nn.Module):
+                pairs.append(Pair(path, modules[i], found))
+            else:
                 name = next(name for name, m in self._module.named_modules() if m is modules[i])
                 if file is not None:
-                    raise VerificationError(f"{file} creates no {name} ({type(modules[i]).__name__})") from None
-                raise not_rebuilt(self._module, name, "a .py file") from None
+                    raise VerificationError(f"{file} creates no {name} ({type(modules[i]).__name__})")
+                raise not_rebuilt(self._module, name, "a .py file")
         return pairs
 
     def _text(self, settings: list[str]) -> str:
