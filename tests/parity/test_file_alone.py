@@ -121,37 +121,53 @@ def test_random_numbers_explain_only_results_that_change_with_them(suffix: str, 
             assert result.first_deviating.path == "modules[2]"
 
 
+def scale(file: Path, factor: float) -> None:
+    """Multiply the output of a graph."""
+    graph: Any = (model := onnx.load(file)).graph
+    graph.node[-1].output[0] = "inner"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, dtype=np.float32), "factor"))
+    graph.node.append(onnx.helper.make_node("Mul", ["inner", "factor"], [graph.output[0].name]))
+    onnx.save(model, file)
+
+
+def cancelling(delta: float, *after: nn.Module) -> nn.Sequential:
+    """A network in single precision that subtracts numbers with a relative difference of about ``delta``."""
+    torch.manual_seed(0)
+    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
+    with torch.no_grad():
+        b.weight.copy_(-a.weight * (1 + delta))
+        b.bias.copy_(-a.bias)
+    return nn.Sequential(*layers(), *tail(), ConcatTable(a, b), CAddTable(), MulConstant(1e6), *after).eval()
+
+
+def exported(net: nn.Module, folder: Path) -> tuple[Path, Path, torch.Tensor]:
+    dpnn_bridge.write_t7(folder / "m.t7", net)
+    x = torch.randn(3, 6)
+    program = torch.onnx.export(dpnn_bridge.load(folder / "m.t7").eval(), (x,), dynamo=True, verbose=False)
+    assert program is not None
+    program.save(folder / "f.onnx")
+    return folder / "m.t7", folder / "f.onnx", x
+
+
 def test_random_numbers_of_an_earlier_layer_do_not_explain_a_scaled_output(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    x, model, file = torch.randn(3, 6), tmp_path / "model.t7", tmp_path / "file.onnx"
     lua = dpnn_bridge.to_lua(nn.Sequential(nn.Linear(6, 8), nn.Dropout(), nn.Linear(8, 4)).eval())
     lua["modules"][2]["stochastic_inference"] = True
-    dpnn_bridge.write_t7(model, lua)
-    program = torch.onnx.export(dpnn_bridge.load(model).eval(), (x,), dynamo=True, verbose=False)
-    assert program is not None
-    program.save(file)
+    model, file, x = exported(dpnn_bridge.to_torch(lua), tmp_path)
     assert verify(model, file, input=x).verdict is Verdict.RANDOM
-    graph: Any = (scaled := onnx.load(file)).graph
-    graph.node[-1].output[0] = "inner"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(3.0, dtype=np.float32), "three"))
-    graph.node.append(onnx.helper.make_node("Mul", ["inner", "three"], [graph.output[0].name]))
-    onnx.save(scaled, file)
+    scale(file, 3.0)
+    assert verify(model, file, input=x).verdict is Verdict.DIFFERENT
+
+
+def test_rounding_errors_of_earlier_layers_do_not_explain_a_wrong_layer(tmp_path: Path) -> None:
+    model, file, x = exported(cancelling(1e-4, nn.Linear(3, 4)), tmp_path)
+    scale(file, 1 + 5e-5)
     assert verify(model, file, input=x).verdict is Verdict.DIFFERENT
 
 
 def test_rounding_errors_larger_than_the_output_are_named(tmp_path: Path) -> None:
     """They would explain any output."""
-    torch.manual_seed(0)
-    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
-    with torch.no_grad():
-        b.weight.copy_(-a.weight * (1 + 1e-6))
-        b.bias.copy_(-a.bias)
-    net = nn.Sequential(*layers(), *tail(), ConcatTable(a, b), CAddTable(), MulConstant(1e6)).eval()
-    dpnn_bridge.write_t7(tmp_path / "m.t7", net)
-    x = torch.randn(3, 6)
-    program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
-    assert program is not None
-    program.save(tmp_path / "f.onnx")
-    change(tmp_path / "f.onnx", "sizes")
-    notes = verify(tmp_path / "m.t7", tmp_path / "f.onnx", input=x).notes
+    model, file, x = exported(cancelling(1e-6), tmp_path)
+    change(file, "sizes")
+    notes = verify(model, file, input=x).notes
     assert any("rounding errors in MODEL change its output by" in note for note in notes)
