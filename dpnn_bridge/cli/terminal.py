@@ -35,14 +35,13 @@ from dpnn_bridge.base.shards import shards_of
 from dpnn_bridge.base.standard_streams import drop_unwritten_output, find_stdout, prepare_streams
 from dpnn_bridge.base.suffixes import INDEX
 from dpnn_bridge.cli.torch_import import checking_torch
-from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError, OutputError
+from dpnn_bridge.errors import EXIT_CODES, DpnnBridgeError, FileAccessError, OutputError, UnsupportedClassError
 from dpnn_bridge.outputs.onnx_files import external_files
 from dpnn_bridge.outputs.options import DTYPES as DTYPES
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
 
 #: exit code after Ctrl-C, as in shells
 INTERRUPTED = 130
@@ -118,7 +117,8 @@ def errors_as_lines(name: str) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except DpnnBridgeError as error:
-        say_lines(f"error: {in_options(str(error))}", err=True)
+        indent = "" if isinstance(error, UnsupportedClassError) else "    "  # lines of Lua code look like no result
+        say_lines("error: " + in_options(str(error)).replace("\n", f"\n{indent}"), err=True)
         sys.exit(error.exit_code)
     except Terminated as end:
         sys.exit(end.exit_code)

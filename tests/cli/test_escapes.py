@@ -21,6 +21,7 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.terminal import Command
 from dpnn_bridge.cli.verify import verify_command
+from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
@@ -213,3 +214,18 @@ def test_no_name_begins_a_line(arguments: list[str], forging: Path, monkeypatch:
     result = CliRunner().invoke(command, arguments[1:])
     assert "FORGED" in result.output
     assert "\nFORGED" not in result.output
+
+
+@pytest.mark.usefixtures("warm_sandboxes")
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+def test_an_error_in_lua_begins_no_line(tmp_path: Path) -> None:
+    (tmp_path / "layer.lua").write_text("""
+        local Layer = torch.class('Layer', 'nn.Module')
+        function Layer:updateOutput(x) error('no\\nPASS: forward equal') end
+    """)
+    write_t7(tmp_path / "m.t7", LuaObject("Layer", LuaTable()))
+    arguments = [tmp_path / "m.t7", "--lua", tmp_path / "layer.lua", "--sandbox", "--input", "2x3"]
+    result = CliRunner().invoke(verify_command, list(map(str, arguments)))
+    assert result.exit_code == LuaBridgeError.exit_code
+    assert "PASS: forward equal" in result.output
+    assert not re.search("^PASS", result.output, re.MULTILINE)
