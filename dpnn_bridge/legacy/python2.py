@@ -14,7 +14,7 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from importlib.util import decode_source
 from pathlib import Path
@@ -24,14 +24,11 @@ from typing import Any, TypeGuard
 from dpnn_bridge.base.extras import missing_package
 from dpnn_bridge.base.python_parser import parse
 from dpnn_bridge.legacy.python2_functions import (
-    compared,
+    PROVIDED,
     divided,
     divisible,
-    filtered,
-    mapped,
     ordered,
     quotient,
-    rounded,
     sort,
     sorted_list,
     star_imported,
@@ -49,8 +46,6 @@ _OMITTED = (
 )
 #: methods with another name in Python 3
 _RENAMED = {"next": "__next__", "__nonzero__": "__bool__"}
-#: functions that compute something else in Python 2, or that only Python 2 has
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"cmp": compared, "filter": filtered, "map": mapped, "round": rounded}
 _MODULES = ("itertools", "math", "random")
 
 
@@ -231,7 +226,7 @@ def _import(tree: ast.Module, functions: dict[str, Callable[..., Any]]) -> None:
 def _compare(tree: ast.Module) -> None:
     """Provide functions and comparisons of Python 2, and the arguments of its ``list.sort`` and ``sorted``."""
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    _import(tree, {name: function for name, function in _FUNCTIONS.items() if name in used})
+    _import(tree, {name: function for name, function in PROVIDED.items() if name in used})
     _import(tree, {f"_python2_{function.__name__}": function for function in (ordered, sort, sorted_list)})
     _decorate(tree, ordered, {"__cmp__"})
     ast.fix_missing_locations(_Sorting().visit(tree))
@@ -240,9 +235,18 @@ def _compare(tree: ast.Module) -> None:
 def _decorate(tree: ast.Module, decorator: Callable[[type], type], methods: set[str]) -> None:
     """Decorate the classes that define one of some methods."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and any(methods & _defined(statement) for statement in node.body):
+        if isinstance(node, ast.ClassDef) and any(methods & _defined(statement) for statement in _statements(node)):
             name = ast.Name(f"_python2_{decorator.__name__}", ast.Load())
             node.decorator_list.append(ast.copy_location(name, node))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements of a class, also those in conditions, without those of functions and classes inside it."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.stmt):
+            yield inner
+        if not isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
+            yield from _statements(inner)
 
 
 def _defined(node: ast.stmt) -> set[str]:
@@ -253,7 +257,7 @@ def _defined(node: ast.stmt) -> set[str]:
 
 def _keep_from_stars(tree: ast.Module) -> None:
     """Let ``from module import *`` bind only what it bound in Python 2."""
-    _import(tree, {"_python2_star_imported": star_imported})
+    _import(tree, {f"_python2_{function.__name__}": function for function in (star_imported, dict, globals)})
     ast.fix_missing_locations(_Stars().visit(tree))
 
 
@@ -262,7 +266,8 @@ class _Stars(ast.NodeTransformer):
         if node.names[0].name != "*":
             return node
         before, after = parse(
-            "_python2_before = dict(globals())\n_python2_star_imported(globals(), _python2_before)"
+            "_python2_before = _python2_dict(_python2_globals())\n"
+            "_python2_star_imported(_python2_globals(), _python2_before)"
         ).body
         for added in (*ast.walk(before), *ast.walk(after)):
             ast.copy_location(added, node)

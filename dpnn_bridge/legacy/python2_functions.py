@@ -21,7 +21,7 @@ _COMPARISONS = {f"__{name}__": getattr(operator, name) for name in ("eq", "ne", 
 _DIVISIONS = {"__div__": "__truediv__", "__rdiv__": "__rtruediv__", "__idiv__": "__itruediv__"}
 #: functions of Python 2 that Python 3 or numpy has too, and names that ``numpy.__all__`` did not have in numpy 1.16
 _NOT_IN_STARS = (
-    *("abs", "bool", "filter", "map", "max", "min", "pow", "round"),
+    *("abs", "bool", "cmp", "filter", "map", "max", "min", "pow", "round"),
     *("acos", "acosh", "asin", "asinh", "astype", "atan", "atan2", "atanh", "bitwise_count", "bitwise_invert"),
     *("bitwise_left_shift", "bitwise_right_shift", "broadcast_shapes", "concat", "core", "cumulative_prod"),
     *("cumulative_sum", "dtypes", "exceptions", "f2py", "from_dlpack", "isdtype", "lib", "long", "matrix_transpose"),
@@ -87,13 +87,16 @@ def divisible(cls: type) -> type:
 def star_imported(names: dict[str, Any], before: dict[str, Any]) -> None:
     """Undo what ``from module import *`` binds because numpy has more names today, or Python other functions.
 
+    A file of the program that was translated has functions of Python 2 under their names.
+
     Args:
         names: the variables of a file after the import.
         before: a copy from before the import.
     """
     for name in _NOT_IN_STARS:
         new = names.get(name)
-        if new is None or new is before.get(name) or not any(new is getattr(m, name, None) for m in (np, builtins)):
+        others = *(getattr(m, name, None) for m in (np, builtins)), *PROVIDED.values()
+        if new is None or new is before.get(name) or not any(new is other for other in others):
             continue
         if name in before:
             names[name] = before[name]
@@ -176,7 +179,10 @@ def _is_integral(value: Any) -> bool:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in "bui"
     if isinstance(value, (list, tuple)):  # beside an array
-        return np.asarray(value).dtype.kind in "bui"
+        try:
+            return np.asarray(value).dtype.kind in "bui"
+        except ValueError:  # lists of several lengths
+            return False
     if isinstance(value, Tensor):
         return not (value.is_floating_point() or value.is_complex())
     return isinstance(value, int)
@@ -216,3 +222,7 @@ def divided(a: Any, b: Any) -> Any:
     else:
         a //= b
     return a
+
+
+#: functions of Python 2 that Python 3 does not have, or has with other results
+PROVIDED: dict[str, Callable[..., Any]] = {"cmp": compared, "filter": filtered, "map": mapped, "round": rounded}

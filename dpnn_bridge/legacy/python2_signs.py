@@ -9,9 +9,10 @@ import ast
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
-from dpnn_bridge.legacy.python2_imports import METHODS, is_file, methods_elsewhere
+from dpnn_bridge.legacy.python2_imports import METHODS, is_file, methods_elsewhere, relative
 
 _NAMES = {"basestring", "execfile", "long", "raw_input", "reduce", "reload", "unichr", "unicode", "xrange"}
 _MODULES = {"cPickle", "ConfigParser", "cStringIO", "Queue", "StringIO", "urllib2", "urlparse"}
@@ -20,8 +21,11 @@ _PORTABLE = re.compile(
     r"\b(?:six|ImportError|ModuleNotFoundError|NameError|sys\.version|sys as|from sys import\b.*\bversion"
     r"|(?:str|bytes|unicode) (?:is|is not|==|!=) (?:str|bytes|unicode))\b"
 )
-#: names of Python's version (``is_py2``, ``PY3K``), but not ``copy2`` and ``entropy2``
-_VERSION = re.compile(r"(?i)(?<!co)(?<!ro)py(?:thon)?_?[23]|python_?version|version_?info|hexversion")
+#: names of Python's version (``is_py2``, ``ispy3``, ``onPy3``, ``PY3K``), but not ``copy2`` and ``numpy2torch``
+_VERSION = re.compile(
+    r"(?:(?<![A-Za-z])|(?<=is)|(?<=IS)|(?<=on)|(?<=in))(?i:py(?:thon)?_?[23])|(?<=[a-z])P[yY](?:thon)?_?[23]"
+    r"|(?i:python_?version|version_?info|hexversion)"
+)
 #: names through which a program binds names that are not in its syntax tree
 _BINDING = {"exec", "globals", "builtins", "__builtins__"}
 #: names through which a program imports modules that are not in its syntax tree
@@ -60,7 +64,7 @@ def only_python2(tree: ast.Module, source: str, folder: Path, package: bool) -> 
     names = set() if bound & (_BINDING | {"*"}) else _NAMES - bound
     methods = set().union(*map(_calls_method, nodes)) - bound
     if methods:
-        modules = set().union(*map(_modules, nodes))
+        modules = {*chain(*map(_modules, nodes)), *chain(*(_relative(node, folder) for node in nodes))}
         methods -= set(METHODS) if bound & _IMPORTING else methods_elsewhere(modules, folder)
     extends_path = "sys.path" in source
     for node in _expected_to_work(tree):
@@ -138,6 +142,13 @@ def _modules(node: ast.AST) -> set[str]:
     if isinstance(node, ast.Import):
         return {alias.name.split(".")[0] for alias in node.names}
     return {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module and not node.level else set()
+
+
+def _relative(node: ast.AST, folder: Path) -> set[tuple[str, Path]]:
+    """Return the modules that a node imports with dots, see :func:`~dpnn_bridge.legacy.python2_imports.relative`."""
+    if not isinstance(node, ast.ImportFrom) or not node.level:
+        return set()
+    return relative(node.level, (node.module or "").split(".")[0], (alias.name for alias in node.names), folder)
 
 
 def _is_python3(nodes: list[ast.AST]) -> bool:

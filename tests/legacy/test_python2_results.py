@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +54,9 @@ _OWN = "class L({}):\n    def __lt__(self, o): return self[1] < o[1]\n    def __
          "    def __truediv__(self, o): return 'true'\n"
          "    def __idiv__(self, o):\n        self.v /= o\n        return self\n"
          "class W(V): pass\nv = V()\nv /= 2\nprint V() / 1, 2 / W(), v.v", "('div', 1) ('div', 2) 3"),
+        ("dict = {}\nglobals = None\nfrom math import *\nprint floor(2.5), dict", "2.0 {}"),
+        ("class V(object):\n    def __rdiv__(self, o): return 'div'\nprint [1, [2, 3]] / V()", "div"),
+        ("class V(object):\n    if True:\n        def __div__(self, o): return 'div'\nprint V() / 1", "div"),
         ("import math\nprint math.floor(-0.0), math.ceil(-0.5), round(1.25, 10**7), round(5.0, -10**7)",
          "-0.0 -0.0 1.25 0.0"),
     ],
@@ -58,6 +64,18 @@ _OWN = "class L({}):\n    def __lt__(self, o): return self[1] < o[1]\n    def __
 def test_what_python_2_printed(source: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(source)
     assert capsys.readouterr().out == f"{printed}\n"
+
+
+def test_names_of_another_file_of_the_program(tmp_path: Path) -> None:
+    pytest.importorskip("fissix")
+    used = "def helper(d):\n    print d\n    return map(str, d), filter(None, d), round(1), cmp(1, 2)\n"
+    (tmp_path / "helpers.py").write_text(used)
+    own = "".join(f"def {name}(*a): return 'own'\n" for name in ("map", "filter", "round", "cmp"))
+    main = f"{own}from helpers import *\nprint [map(1), filter(1), round(1), cmp(1)]\nprint helper([])\n"
+    (tmp_path / "main.py").write_text(main)
+    command = [sys.executable, "-m", "dpnn_bridge.legacy", "main.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["['own', 'own', 'own', 'own']", "[]", "([], [], 1.0, -1)"]
 
 
 def run(source: str) -> None:

@@ -24,7 +24,7 @@ VERSION_TESTS = (
     *("def f():\n    from compat.py3k import old", "def f():\n    import compat\n    return getattr(compat, 'IS_PY2')"),
     *(
         f"def f():\n    from compat import {name}"
-        for name in ("is_py2", "is_py3", "IS_PY2", "USE_PY3", "PY3K", "Python3")
+        for name in ("is_py2", "is_py3", "ispy3", "onPy2", "IS_PY2", "USE_PY3", "PY3K", "Python3")
     ),
 )
 #: code that imports an installed package whose objects may have any method
@@ -86,11 +86,25 @@ def test_a_sign_that_is_not_sure(source: str, tmp_path: Path) -> None:
         ),
         *("'a long text'\nlong(3)", "print ('half'), 7 / 2", "def f(x): return x.cuda(async=True), xrange"),
         "#!/usr/bin/env python2\n'''For python2 and PY2.'''\nimport shutil\nshutil.copy2, xrange(1)",
+        "def numpy2torch(x): return xrange(x)",
         "def f():\n    import numpy.linalg, h5py, json\n    from torch import nn\ndef g(x): return x.iteritems()",
     ],
 )
 def test_a_sure_sign(source: str, tmp_path: Path) -> None:
     assert quotient_in(source, tmp_path) == 2
+
+
+@pytest.mark.parametrize("dots", [".", ".."])
+def test_methods_of_a_module_that_is_imported_with_dots(dots: str, tmp_path: Path) -> None:
+    """A package for Python 3."""
+    package = tmp_path / "inner" if dots == ".." else tmp_path
+    package.mkdir(exist_ok=True)
+    (tmp_path / "store.py").write_text("from .base import Base\nclass Store(Base): pass\n")
+    source = f"def f():\n    from {dots}store import Store\n    return Store().iteritems()"
+    (tmp_path / "base.py").write_text("class Base: pass\n")
+    assert quotient_in(source, package, package=True) == 2
+    (tmp_path / "base.py").write_text("class Base:\n    def iteritems(self): return iter(())\n")
+    assert quotient_in(source, package, package=True) == 2.5
 
 
 def test_the_files_beside_a_file_make_a_sign_unsure(tmp_path: Path) -> None:
