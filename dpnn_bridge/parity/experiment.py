@@ -187,7 +187,6 @@ class Experiment:
         dtype: torch.dtype | None = None,
         given: Mapping[int, Given] | None = None,
         seed: int = 0,
-        reseeded: bool = False,
         while_running: Callable[[nn.Module], AbstractContextManager[Any]] | None = None,
     ) -> Outcome:
         """Run the model and compare its results with the reference.
@@ -197,7 +196,6 @@ class Experiment:
             dtype: precision of this run; default: the experiment's.
             given: number of a layer -> results that replace the layer's results for the other layers.
             seed: seed of PyTorch's random numbers, and of those of Lua layers.
-            reseeded: add ``seed`` to the one of the reference, too.
             while_running: function of the model that returns a context manager for the run.
         """
         module = self.fresh() if module is None else module
@@ -207,14 +205,13 @@ class Experiment:
         given_results = {id(nodes[i].module): values for i, values in (given or {}).items()}
         faults = Faults(module)
         manual_seed(module.modules(), seed)
-        table = LuaTable([*self.table.items(), ("seed", self.table["seed"] + seed)]) if reseeded else self.table
         with (
             recorded(module, gradients=self.backward, given=given_results) as calls,
             while_running(module) if while_running else nullcontext(),
         ):
             checked = check_module(
                 module,
-                table,
+                self.table,
                 device=self.device,
                 dtype=dtype,
                 tolerance=self.tolerance,

@@ -132,15 +132,17 @@ def _compare_found(layers: NamedLayers, source: Source, expected: Results, found
     # a layer that returns a table is omitted: the graph has only those parts of the table that the layer computes
     names = [n for n in found if n in layers.by_name and (not n or isinstance(expected.get(n), Tensor))]
     output_is_of_layer = any(found[n] is found.get("") and _same(expected.get(n), expected.get("")) for n in names if n)
+    names_of: dict[int, list[str]] = {}  # containers return the result of a layer inside
+    for name, value in found.items():
+        names_of.setdefault(id(value), []).append(name)
     sums: list[tuple[str, Difference]] = []
     result: _Compared = {}
     for name, value in ((n, found[n]) for n in names if n in expected):
         if name == "" and output_is_of_layer:
             continue  # compared as the output of the layer
-        names = [n for n in found if found[n] is value]  # containers return the result of a layer inside
-        compared = rounding.compare(name, value, names)
+        compared = rounding.compare(name, value, names_of[id(value)])
         if name in rounding.allowed:
-            inner = max(names, key=len)
+            inner = max(names_of[id(value)], key=len)
             sums += [(inner, d) for d in compared]
         result[name] = compared
     _accept_sums(sums, source, expected)

@@ -16,8 +16,9 @@ from dpnn_bridge.conversion.limits import EagerMode
 from dpnn_bridge.conversion.placeholder import bridge_of
 from dpnn_bridge.parity.accepted import accept_known, accept_random
 from dpnn_bridge.parity.experiment import Experiment, Outcome
-from dpnn_bridge.parity.layers import Given, tree
+from dpnn_bridge.parity.layers import Given, Node, tree
 from dpnn_bridge.parity.rounding import judge_rounding
+from dpnn_bridge.torch7.draws import reseed
 
 #: number of runs with other random numbers
 SEEDS = 8
@@ -64,7 +65,7 @@ class _Draws(EagerMode):
 def _recording_draws(module: nn.Module, draws: _Draws) -> Iterator[None]:
     with ExitStack() as stack:
         for node in tree(module):
-            name = f"{node.path or 'the model'} ({type(node.module).__name__})"
+            name = _name(node)
             push = partial(_push, draws.running, name)
             stack.callback(node.module.register_forward_pre_hook(push).remove)
             stack.callback(node.module.register_forward_hook(partial(_pop, draws.running)).remove)
@@ -75,6 +76,10 @@ def _recording_draws(module: nn.Module, draws: _Draws) -> Iterator[None]:
                 stack.callback(node.module.register_forward_hook(after).remove)
         stack.enter_context(draws)
         yield
+
+
+def _name(node: Node) -> str:
+    return f"{node.path or 'the model'} ({type(node.module).__name__})"
 
 
 def _push(running: list[str], name: str, *_: Any) -> None:
@@ -122,11 +127,12 @@ def _judge_random(
     if "seed" in experiment.table:
         advice = "the seed does not determine them: store the module after forward as the reference's `after`"
     failed = {key: d for key, d in outcome.by_key().items() if not d.ok and d.is_computed}
-    reseeded = bool(failed) and "seed" in experiment.table and _draws_elsewhere(experiment, given)
+    elsewhere = bool(failed) and "seed" in experiment.table and _draws_elsewhere(experiment, given)
     for seed in range(1, SEEDS + 1):
         if not failed:
             return
-        again = experiment.run(seed=seed, given=given, reseeded=reseeded).by_key()
+        other_numbers = partial(_reseeding, layers=random, seed=seed) if elsewhere else None
+        again = experiment.run(seed=seed, given=given, while_running=other_numbers).by_key()
         for key, d in list(failed.items()):
             other = again.get(key)
             if other is None or other.error != d.error or other.worst_element != d.worst_element:
@@ -138,6 +144,16 @@ def _draws_elsewhere(experiment: Experiment, given: Mapping[int, Given] | None) 
     """Return whether layers draw numbers that the seed does not determine: it then determines none of later layers."""
     one, two = (_outputs(experiment.run(seed=seed, given=given)) for seed in (1, 2))
     return not all(d.ok for d in compare("output", one, two, BITS))
+
+
+@contextmanager
+def _reseeding(module: nn.Module, layers: list[str], seed: int) -> Iterator[None]:
+    """Let the layers of a model that run after one of ``layers``, see :func:`random_layers`, draw other numbers."""
+    with ExitStack() as stack:
+        for node in tree(module):
+            if _name(node) in layers:
+                stack.callback(node.module.register_forward_hook(lambda *_: reseed(seed)).remove)
+        yield
 
 
 def _outputs(run: Outcome) -> list[Any]:

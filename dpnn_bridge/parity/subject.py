@@ -92,8 +92,9 @@ class Subject:
         if self.mode is None and len(modes) == len(modules):
             for part, mode in zip(modules, modes, strict=True):
                 part.training = mode
-        else:
-            module.train((self.mode or self.table.get("mode") or "eval") == "train")
+        else:  # also if the modules of another network are not those of ``after``
+            after = "train" if modes and modes[0] else "eval"
+            module.train((self.mode or self.table.get("mode") or after) == "train")
         if self.table.get("dropout_modules_set_to_p0"):
             for part in modules:
                 if isinstance(getattr(part, "p", None), float) and "Dropout" in type(part).__name__:

@@ -36,11 +36,22 @@ def torch7_random(seed: float | None, generator: Generator | None = None) -> Abs
     return Draws(generator)
 
 
+#: the instances of :class:`Draws` whose blocks run, the innermost last
+_running: list[Draws] = []
+
+
+def reseed(seed: int) -> None:
+    """Let modules draw other numbers from here on, inside :func:`torch7_random` with a seed."""
+    for draws in _running[-1:]:
+        draws.generator.manual_seed(seed)
+
+
 class Draws(TorchFunctionMode):
     """Context manager that replaces PyTorch's random functions by methods of Torch7's generator."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
+        self.generator = generator
         self.fill_bernoulli, self.fill_normal, self.fill_uniform = map(
             _not_compiled, (generator.fill_bernoulli, generator.fill_normal, generator.fill_uniform)
         )
@@ -51,6 +62,14 @@ class Draws(TorchFunctionMode):
             torch.randn_like: self.randn_like,
             F.dropout: self.dropout,
         }
+
+    def __enter__(self) -> Draws:
+        _running.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _running.remove(self)
+        super().__exit__(*error)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

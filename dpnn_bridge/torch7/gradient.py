@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: key in the metadata of an operation: neither it nor an earlier one adds to its gradient
-_ADDS_NONE = "dpnn_bridge: adds no gradient"
+#: key in the metadata of an operation: whether it or an earlier one adds to its gradient
+_ADDS = "dpnn_bridge: adds to its gradient"
 
 
 class _Function(torch.autograd.Function):
@@ -140,7 +140,8 @@ class _ConstantGradient(_Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.gradient, *sources = inputs
         ctx.adds_gradient = ctx.gradient != 0
-        ctx.save_for_backward(*sources)
+        # only the shape is needed: a later layer may change a source in place
+        ctx.save_for_backward(*(source.detach().new_zeros(()).expand_as(source) for source in sources))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -162,42 +163,42 @@ def without_parts(value: Any, others: Any) -> Any:
 
     So the penalty of an :class:`~dpnn_bridge.modules.nn.passthrough.L1Penalty` counts although nothing uses its output,
     as in Torch7. The contexts of such functions of autograd have a true attribute ``adds_gradient``. They are not found
-    under ``torch.compile``.
+    under ``torch.compile``, and in reentrant checkpoints.
 
     Args:
         value: the part, a tensor or nested lists.
         others: nested lists of the other parts.
     """
     sources = [] if torch.compiler.is_compiling() else [t for t in _tensors(others) if t.requires_grad]
-    return _connected(value, sources) if _add_gradients(sources) else value
+    if not any(_adds_gradient(source.grad_fn) for source in sources):
+        return value
+    return _connected(value, zero_gradient(sources[0].detach().new_zeros(()), *sources))
 
 
-def _connected(value: Any, sources: list[Tensor]) -> Any:
-    """Return a value that gives ``sources`` a gradient of zeros; one of its tensors is enough."""
-    if isinstance(value, Tensor):
-        return zero_gradient(value, *sources) if value.is_floating_point() else value
+def _connected(value: Any, anchor: Tensor) -> Any:
+    """Return a value whose tensors, which layers may overwrite, give ``anchor`` a gradient of zeros."""
     if isinstance(value, (list, tuple)):
-        for i, element in enumerate(value):
-            if (connected := _connected(element, sources)) is not element:
-                return [*value[:i], connected, *value[i + 1 :]]
-    return value
+        return [_connected(element, anchor) for element in value]
+    is_real = isinstance(value, Tensor) and value.is_floating_point()
+    return zero_gradient(value, anchor).clone() if is_real else value
 
 
-def _add_gradients(tensors: list[Tensor]) -> bool:
-    """Return whether one of the operations that computed the tensors adds to its gradient; each is visited once."""
-    nodes: list[Any] = [tensor.grad_fn for tensor in tensors]
-    visited: set[Any] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in visited or _ADDS_NONE in node.metadata:
-            continue
-        if getattr(node, "adds_gradient", False):
-            return True
-        visited.add(node)
-        nodes += (earlier for earlier, _ in node.next_functions)
-    for node in visited:
-        node.metadata[_ADDS_NONE] = True
-    return False
+def _adds_gradient(operation: Any) -> bool:
+    """Return whether an operation or an earlier one adds to its gradient; each operation is visited once."""
+    if operation is None:
+        return False
+    pending = [(operation, False)]
+    while pending:
+        node, visited = pending.pop()
+        earlier = [n for n, _ in node.next_functions if n is not None]
+        if visited:
+            node.metadata[_ADDS] = any(n.metadata[_ADDS] for n in earlier)
+        elif _ADDS not in node.metadata:
+            if getattr(node, "adds_gradient", False):
+                node.metadata[_ADDS] = True
+            else:
+                pending += [(node, True), *((n, False) for n in earlier)]
+    return operation.metadata[_ADDS]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -95,10 +95,33 @@ def test_other_branches_stay_without_gradient_and_in_their_memory() -> None:
     assert model[1](table) is table[1]
 
 
+def test_a_layer_in_place_after_the_selection() -> None:
+    """It may change what it gets, and another one in place may have changed the dropped part since."""
+    dropped = nn.Sequential(layer := linear(), L1Penalty(0.3))
+    model = nn.Sequential(ConcatTable(dropped, linear()), SelectTable(2), nn.ReLU(inplace=True))
+    gradients(model)
+    (expected,) = torch.autograd.grad(0.3 * layer(X).abs().sum(), layer.weight)
+    torch.testing.assert_close(layer.weight.grad, expected)
+    part, other = L1Penalty(0.3)(hidden := linear()(X)).mul(1.0), linear()(X)
+    kept = SelectTable(2)([part, other])
+    part.mul_(2)
+    kept.sum().backward()
+    assert hidden.grad_fn is not None
+
+
+def test_a_penalty_counts_beside_kept_indices() -> None:
+    model = nn.Sequential(ConcatTable(nn.Sequential(layer := linear(), L1Penalty(0.3)), nn.Identity(), linear()))
+    kept = NarrowTable(2, 2)(model(X.clone().requires_grad_()))
+    kept[1].sum().backward()  # the first tensor leads nowhere, as an index
+    (expected,) = torch.autograd.grad(0.3 * layer(X).abs().sum(), layer.weight)
+    torch.testing.assert_close(layer.weight.grad, expected)
+
+
 def test_operations_without_additions_are_visited_once() -> None:
     """A walk from every time step back to the start of the sequence would be quadratic."""
     hidden = linear()(X).tanh()
     SelectTable(1)([X, hidden])
     assert hidden.grad_fn is not None
-    assert gradient._ADDS_NONE in hidden.grad_fn.metadata
-    assert gradient._ADDS_NONE in hidden.grad_fn.next_functions[0][0].metadata
+    before = hidden.grad_fn.next_functions[0][0]
+    assert before is not None
+    assert hidden.grad_fn.metadata[gradient._ADDS] is before.metadata[gradient._ADDS] is False

@@ -330,3 +330,13 @@ def test_a_layer_that_evaluates_in_training(tmp_path: Path) -> None:
     result = verify(tmp_path / "model.t7", reference=reference)
     assert result.verdict is Verdict.EQUAL
     assert [part.training for part in result.module] == [True, False, True]
+
+
+def test_a_network_with_other_modules_has_the_mode_of_the_reference(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, module = torch.randn(3, 4).double(), nn.Sequential(nn.BatchNorm1d(4)).double()
+    dpnn_bridge.save(tmp_path / "m.pt", nn.Sequential(module))
+    reference = table(x, module(x).detach(), mode=None, after=dpnn_bridge.to_lua(module))
+    result = verify(tmp_path / "m.pt", reference=reference)
+    assert result.mode == "train"
+    assert [d.verdict for d in result.differences if d.name == "output"] == [Verdict.EQUAL]

@@ -15,6 +15,7 @@ import dpnn_bridge
 from dpnn_bridge import convert, save, verify, write_t7
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.lua import LuaBridge
+from dpnn_bridge.modules.nn import ConcatTable
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 NOISE = """
@@ -80,3 +81,18 @@ def test_a_layer_of_pytorch_may_be_called_bridge(tmp_path: Path) -> None:
     output = LuaTensor.from_numpy(np.ones((1, 2), np.float32))
     table = LuaTable({"input": LuaTensor.from_numpy(np.ones((1, 3), np.float32)), "output": output}.items())
     assert verify(tmp_path / "m.pt", reference=table, mode="train").verdict is Verdict.RANDOM
+
+
+def test_numbers_before_a_leaky_relu_are_those_of_the_seed(tmp_path: Path) -> None:
+    """Only what runs after ``nn.RReLU`` draws others."""
+    branches = ConcatTable(nn.Dropout(), nn.Sequential(nn.RReLU(), nn.Dropout()))
+    write_t7(tmp_path / "m.t7", branches.double())
+    x = np.linspace(-1, 2, 6).reshape(2, 3)
+    fields = {
+        "input": LuaTensor.from_numpy(x),
+        "output": LuaTable.from_list([LuaTensor.from_numpy(2 * x)] * 2),
+        "seed": 1,
+    }
+    result = verify(tmp_path / "m.t7", reference=LuaTable(fields.items()), mode="train")
+    verdicts = {d.name: d.verdict for d in result.differences}
+    assert (verdicts["output[1]"], verdicts["output[2]"]) == (Verdict.DIFFERENT, Verdict.RANDOM)
