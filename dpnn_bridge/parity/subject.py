@@ -91,7 +91,8 @@ class Subject:
         modules, modes = [*module.modules()], self._modes_after
         if self.mode is None and len(modes) == len(modules):
             for part, mode in zip(modules, modes, strict=True):
-                part.training = mode
+                if part.training != mode:
+                    part.train(mode)  # a layer in Lua runs its own `training` or `evaluate`
         else:  # also if the modules of another network are not those of ``after``
             after = "train" if modes and modes[0] else "eval"
             module.train((self.mode or self.table.get("mode") or after) == "train")
