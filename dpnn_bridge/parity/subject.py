@@ -125,12 +125,22 @@ class Subject:
             raise NoReferenceError(f"{self.path}: no input for the model; pass one, such as {options}")
 
     def check_target(self, module: nn.Module) -> None:
-        """Raise :class:`NoReferenceError` if the model is a criterion and there is an input and no target for it."""
-        target = inspect.signature(module.forward).parameters.get("target")
-        needed = target is not None and target.default is inspect.Parameter.empty
-        if needed and "input" in self.table and self.table.get("target") is None and not is_fixture(self.table):
-            record = record_of(module)
-            name = record.class_name if record else type(module).__name__
+        """Leave out the target of the reference if the model is a network, as Lua leaves out such an argument.
+
+        Raises:
+            NoReferenceError: the model is a criterion, and there is an input and no target for it.
+        """
+        if "input" not in self.table or is_fixture(self.table):
+            return
+        signature, given = inspect.signature(module.forward), self.table.get("target") is not None
+        needed = not _accepts(signature, None)
+        kinds = {p.kind for p in signature.parameters.values()}
+        record = record_of(module)
+        name = record.class_name if record else type(module).__name__
+        if given and not (needed or "target" in signature.parameters or inspect.Parameter.VAR_POSITIONAL in kinds):
+            self.table = LuaTable((name, value) for name, value in self.table.items() if name != "target")
+            self.notes[f"The target in the reference was not used: {name} takes an input only."] = None
+        if needed and not given and _accepts(signature, None, None):
             raise NoReferenceError(
                 f"{self.path}: {name} needs a target; pass a file with the table "
                 "{input = x, target = t, output = loss} as reference= (--reference)"
@@ -202,6 +212,15 @@ def read_reference(reference: StrPath | LuaTable) -> LuaTable:
     if mode not in (None, "train", "eval"):
         raise NoReferenceError(f"{name}: mode must be 'train' or 'eval', found {shortened(repr(mode))}")
     return LuaTable(table.items())
+
+
+def _accepts(signature: inspect.Signature, *arguments: Any) -> bool:
+    """Return whether a function of this signature takes these positional arguments."""
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def is_fixture(root: Any) -> bool:

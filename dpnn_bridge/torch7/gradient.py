@@ -158,8 +158,8 @@ def zero_gradient(value: Tensor, *sources: Tensor) -> Tensor:
     return _ConstantGradient.apply(value, 0.0, *sources) if sources else value
 
 
-def without_parts(value: Any, others: Any) -> Any:
-    """Return a part of a table. If a layer that computed the others adds to its gradient, they get one of zeros.
+def keep_gradients(value: Any, others: Any) -> Any:
+    """Return a part of a table. If a layer that computed the other parts adds to its gradient, they get one of zeros.
 
     So the penalty of an :class:`~dpnn_bridge.modules.nn.passthrough.L1Penalty` counts although nothing uses its output,
     as in Torch7. The contexts of such functions of autograd have a true attribute ``adds_gradient``. They are not found

@@ -61,3 +61,19 @@ def test_a_target_that_is_missing_is_named(tmp_path: Path) -> None:
             NoReferenceError, match=r"MSECriterion needs a target; pass .* \{input = x, target = t, output"
         ):
             verify(tmp_path / "c.t7", **given)
+
+
+@pytest.mark.parametrize("suffix", [None, ".pt", ".py"])
+def test_the_target_beside_a_network_is_left_out(suffix: str | None, tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).double(), torch.randn(3, 4).double()
+    dpnn_bridge.write_t7(tmp_path / "m.t7", model)
+    values = {"input": x, "output": model(x).detach(), "target": torch.ones(3)}
+    reference = LuaTable((name, lua_value(value)) for name, value in values.items())
+    converted = None
+    if suffix:
+        converted = tmp_path / f"m{suffix}"
+        dpnn_bridge.convert(tmp_path / "m.t7", converted)
+    result = verify(tmp_path / "m.t7", converted, reference=reference)
+    assert result.verdict is Verdict.EQUAL
+    assert any("target in the reference was not used: nn.Sequential" in note for note in result.notes)
+    assert "target" in reference

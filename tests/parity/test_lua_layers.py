@@ -11,6 +11,7 @@ pytest.importorskip("lupa")
 
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.lua import LuaBridge
 from dpnn_bridge.objects import LuaObject, LuaTable
 
@@ -94,3 +95,27 @@ def test_sources_that_refuse_to_run_backward_are_compared_forward(tmp_path: Path
     result = dpnn_bridge.verify(tmp_path / "m.t7", input=torch.ones(2, 3).double(), lua=lua, lua_path=[tmp_path])
     assert result.forward is Verdict.EQUAL
     assert result.gradients is None
+
+
+@pytest.mark.parametrize("sandbox", [False, True])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_layer_in_lua_has_the_mode_of_after(mode: bool, sandbox: bool, tmp_path: Path) -> None:
+    """A reference without ``mode``: ``training`` or ``evaluate`` of a layer in Lua runs if its mode differs."""
+    source = """
+        require 'nn'
+        my = my or {}
+        local class, parent = torch.class('my.Scale', 'nn.Module')
+        function class:training() self.factor, self.train = 3, true end
+        function class:evaluate() self.factor, self.train = 1, false end
+        function class:updateOutput(x) self.output = x * (self.factor or 7); return self.output end
+    """
+    (tmp_path / "scale.lua").write_text(source)
+    bridge = LuaBridge.from_files([tmp_path / "scale.lua"])
+    net = bridge.to_object(bridge.execute("return nn.Sequential():add(nn.Dropout(0)):add(my.Scale())"))
+    net["modules"][2].fields.update(train=not mode, factor=1.0 if mode else 3.0)
+    x = torch.randn(3, 4)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", net)
+    net["modules"][2].fields.update(train=mode)
+    reference = LuaTable({"input": lua_value(x), "output": lua_value(x * (3 if mode else 1)), "after": net})
+    result = dpnn_bridge.verify(tmp_path / "m.t7", reference=reference, lua=tmp_path / "scale.lua", sandbox=sandbox)
+    assert [d.verdict for d in result.differences if d.name == "output"] == [Verdict.EQUAL], str(result)

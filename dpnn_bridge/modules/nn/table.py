@@ -14,7 +14,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.arithmetic import check_dimensions, joined
 from dpnn_bridge.modules.nn.reshape import batched_dim
 from dpnn_bridge.objects import LuaObject
-from dpnn_bridge.torch7.gradient import without_parts
+from dpnn_bridge.torch7.gradient import keep_gradients
 
 
 @lua_class("nn.JoinTable")
@@ -113,11 +113,11 @@ class SelectTable(nn.Module):
 
     def forward(self, input: Any) -> Any:
         if isinstance(self.index, str):
-            return without_parts(input[self.index], [input[k] for k in input if k != self.index])
+            return keep_gradients(input[self.index], [input[k] for k in input if k != self.index])
         if not 0 < abs(self.index) <= len(input):
             raise IndexError(f"SelectTable: index {self.index} is out of range for a list of {len(input)} elements")
         index = self.index % len(input) if self.index < 0 else self.index - 1
-        return without_parts(input[index], [*input[:index], *input[index + 1 :]])
+        return keep_gradients(input[index], [*input[:index], *input[index + 1 :]])
 
     class Lua(LuaClass):
         scalars = ("index",)
@@ -155,7 +155,7 @@ class NarrowTable(nn.Module):
 
     def forward(self, input: list[Any]) -> list[Any]:
         start, stop = self.offset - 1, self.offset - 1 + max(self.length, 0)
-        return without_parts(input[start:stop], [*input[:start], *input[stop:]])
+        return keep_gradients(input[start:stop], [*input[:start], *input[stop:]])
 
     class Lua(LuaClass):
         scalars = ("offset", "length")
