@@ -141,6 +141,7 @@ class Dynamic:
         """Return two other sizes of an axis that the model accepts. Each axis tries the sizes in another order.
 
         The second one is that of the traced input. It is not 1, which an exporter takes for a size that never varies.
+        The first one is next to it if possible: a program may accept only sizes with the remainder of the traced one.
         """
         n, shift = own[name], self.names.index(name)
         # after a pooling, a smaller change would give the same size
@@ -148,15 +149,15 @@ class Dynamic:
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         sizes = sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]
         sizes.sort(key=lambda size: (size == 1, self.larger_first and size < n))
-        found = []
-        for size in sizes:
-            if not self._accepts(module, example, {"batch": BATCHES[0], name: size}):
-                continue
-            found.append(size)
-            if len(found) == 2:
-                return found if found[1] != 1 else found[::-1]
-        runs, tried = (", ".join(map(str, each)) for each in ([n, *found], sorted([n, *sizes])))
-        reason = f"of the sizes {tried} the model accepts only {runs}"
+        runs = (s for s in sizes if self._accepts(module, example, {"batch": BATCHES[0], name: s}))
+        traced = next(runs, None)
+        if traced is not None:
+            beside = (s for s in (traced + 1, traced - 1) if 1 < s != n)
+            accepted = (s for s in beside if self._accepts(module, example, {"batch": BATCHES[0], name: s}))
+            if (other := next(accepted, None) or next(runs, None)) is not None:
+                return [other, traced]
+        accepts, tried = (", ".join(map(str, each)) for each in ([n, *filter(None, [traced])], sorted([n, *sizes])))
+        reason = f"of the sizes {tried} the model accepts only {accepts}"
         raise OptionError(f"dynamic= (--dynamic) {name}: {reason}; omit {name}")
 
 

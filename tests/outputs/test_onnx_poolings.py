@@ -1,4 +1,4 @@
-"""Poolings with ``divisor_override`` in ``.onnx``."""
+"""Poolings with ``divisor_override``, and adaptive ones of dynamic sizes, in ``.onnx``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dpnn_bridge
-from dpnn_bridge.outputs.pooling_divisors import WithoutDivisors
+from dpnn_bridge.outputs.onnx_poolings import OnnxPoolings
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -22,7 +22,7 @@ def test_a_factor_replaces_the_divisor(count: int) -> None:
         options = {"stride": stride, "padding": padding, "ceil_mode": ceil, "count_include_pad": False}
         expected = pool(x, kernel, divisor_override=7, **options)
         seen: list[object] = []
-        with _Recorded(seen), WithoutDivisors():
+        with _Recorded(seen), OnnxPoolings():
             torch.testing.assert_close(pool(x, kernel, divisor_override=7, **options), expected)
         assert seen == [None]
 
@@ -47,3 +47,23 @@ def test_onnx_of_poolings_with_a_divisor(tmp_path: Path) -> None:
     )
     dynamic = "height,width"
     dpnn_bridge.save(tmp_path / "m.onnx", model, input=torch.randn(1, 2, 7, 9), dynamic=dynamic)  # runs the file
+
+
+@pytest.mark.parametrize(("model", "sizes"), [
+    (nn.AdaptiveAvgPool1d(3), (12,)),
+    (nn.AdaptiveAvgPool2d((2, 3)), (8, 7)),
+    (nn.AdaptiveAvgPool2d((None, 7)), (12, 30)),
+    (nn.AdaptiveAvgPool3d((2, 1, None)), (6, 7, 5)),
+])  # fmt: skip
+def test_onnx_of_adaptive_averages_runs_on_all_sizes(model: nn.Module, sizes: tuple[int, ...], tmp_path: Path) -> None:
+    """The windows are those of the input's size, which may have another remainder than the sizes that are tried."""
+    pytest.importorskip("onnxscript")
+    import onnxruntime
+
+    dynamic = [f"n{i}={i + 2}" for i in range(len(sizes))]
+    dpnn_bridge.save(tmp_path / "m.onnx", model, input=torch.randn(1, 2, *sizes), dynamic=dynamic)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    for change in range(1, 9):
+        x = torch.randn(1, 2, *(n + change for n in sizes))
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(x))

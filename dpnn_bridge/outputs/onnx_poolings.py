@@ -1,4 +1,8 @@
-"""Compute poolings with ``divisor_override`` without this argument, which ``torch.onnx`` ignores."""
+"""Compute the poolings that ``torch.onnx`` exports incorrectly with other operations.
+
+It ignores ``divisor_override``. Of an adaptive average pooling, it exports windows that are right only for input sizes
+with some remainders.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 #: function -> number of pooled dimensions
 _POOLINGS: dict[Any, int] = {F.avg_pool2d: 2, F.avg_pool3d: 3}
+_ADAPTIVE: dict[Any, int] = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3}
 
 
 def _arguments(
@@ -31,7 +36,7 @@ def _arguments(
 _SIGNATURE = inspect.signature(_arguments)
 
 
-def _each(value: Any, count: int) -> list[int]:
+def _each(value: Any, count: int) -> list[Any]:
     """Return a size for each dimension."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return values * count if len(values) == 1 else values
@@ -56,13 +61,39 @@ def _average(pool: Callable[..., Tensor], count: int, given: dict[str, Any]) -> 
     return pool(input, kernel, stride, padding) * (math.prod(kernel) / divisor)
 
 
-class WithoutDivisors(TorchFunctionMode):
-    """Replaces ``divisor_override`` of average poolings by a factor, inside the ``with`` block."""
+def _window_weights(count: int, size: Any, like: Tensor) -> Tensor:
+    """Return a matrix whose product with ``size`` elements contains the averages of ``count`` adaptive windows."""
+    window = torch.arange(count, device=like.device)[:, None]
+    first, end = window * size // count, ((window + 1) * size + count - 1) // count
+    element = torch.arange(size, device=like.device)
+    return ((element >= first) & (element < end)).to(like.dtype) / (end - first).to(like.dtype)
+
+
+def _adaptive_average(input: Tensor, counts: list[int | None]) -> Tensor:
+    """Average over the windows of one dimension after the other."""
+    for axis, count in zip(range(-len(counts), 0), counts, strict=True):
+        if count is not None:
+            weights = _window_weights(count, input.shape[axis], input)
+            input = (input.movedim(axis, -1) @ weights.mT).movedim(-1, axis)
+    return input
+
+
+class OnnxPoolings(TorchFunctionMode):
+    """Replaces the poolings that ``torch.onnx`` exports incorrectly, inside the ``with`` block.
+
+    These are average poolings with ``divisor_override`` and adaptive average poolings of dynamic sizes.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in _POOLINGS:
-            given = _SIGNATURE.bind(*args, **(kwargs or {}))
+            given = _SIGNATURE.bind(*args, **kwargs)
             given.apply_defaults()
             if given.arguments["divisor_override"] is not None:
                 return _average(func, _POOLINGS[func], given.arguments)
-        return func(*args, **(kwargs or {}))
+        if (count := _ADAPTIVE.get(func)) is not None:
+            input, sizes = inspect.signature(lambda input, output_size: None).bind(*args, **kwargs).args
+            sizes = _each(sizes, count)
+            if any(isinstance(n, torch.SymInt) for n in input.shape[-count:]) and sizes != [1] * count:
+                return _adaptive_average(input, sizes)
+        return func(*args, **kwargs)
