@@ -32,6 +32,7 @@ from dpnn_bridge.cli.terminal import (
     protect_inputs,
     quiet_option,
     say,
+    say_lines,
     say_written,
     steps,
     version_option,
@@ -332,8 +333,9 @@ def _verify_manifest(request: Request) -> None:
         verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         say(f"{counted(len(done), 'file')}: {verdicts or 'nothing was converted'}")
     for c in failed if not request.as_json else []:
-        text = f"{c.target}: {c.verdict}{f': {in_options(c.message)}' if c.message else ''}"
-        say(f"error: {printable(text)}", err=True)  # a manifest may contain control characters
+        message = f": {in_options(c.message)}" if c.message else ""
+        text = f"{c.target}: {c.verdict}{message}".replace("\n", "\n    ")
+        say_lines(f"error: {text}", err=True)  # a manifest may contain control characters
     if failed:
         sys.exit(VerificationError.exit_code)
 

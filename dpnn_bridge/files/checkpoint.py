@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
-from dpnn_bridge.base.graph import dict_items
+from dpnn_bridge.base.graph import dict_items, format_path
 from dpnn_bridge.base.notebook import table
 from dpnn_bridge.checkpoints.find import TOO_MANY, affordable, candidates, known_also
 from dpnn_bridge.conversion.budget import Budget
@@ -49,7 +49,8 @@ class Checkpoint:
     """The checkpoint of a training script.
 
     Attributes:
-        models: key for ``load(key=…)`` -> model; the key is empty if the file is the model.
+        models: key for ``load(key=…)`` -> model; the key is empty if the file is the model. A model under
+            several keys of the table in the file is here under each.
         criterions: key -> criterion.
         vocabulary: token -> number, counted from 1 as in Lua; the first vocabulary of the file, or empty.
         options: options of the training script.
@@ -156,17 +157,21 @@ def load_checkpoint(
         root, _ = contents
     checkpoint = Checkpoint()
     context = TorchConversion(chosen)
-    modules: set[int] = set()
+    modules: dict[int, tuple[dict[str, nn.Module], nn.Module]] = {}
     all_models = candidates(root, known_also(chosen.knows))
     if len(affordable(root, all_models)) < len(all_models):
         raise ConversionLimitError(f"{file.name}: {TOO_MANY}")
     for candidate in all_models:
         converted = checkpoint.criterions if candidate.is_criterion else checkpoint.models
         converted[candidate.key] = context.to_torch(candidate.obj)
-        modules.add(id(candidate.obj))
+        modules[id(candidate.obj)] = converted, converted[candidate.key]
+    for key, value in root.items() if isinstance(root, LuaTable) else ():
+        if id(value) in modules and isinstance(key, (str, int, float)):  # maybe another key of a model
+            converted, module = modules[id(value)]
+            converted.setdefault(format_path([key]), module)
     context.finish()
     if isinstance(root, (LuaTable, LuaObject)) and id(root) not in modules:
-        _store_entries(checkpoint, root, _plain_converter(modules, _tensor_converter(Budget(root))))
+        _store_entries(checkpoint, root, _plain_converter(modules.keys(), _tensor_converter(Budget(root))))
     _from_models(checkpoint)
     return checkpoint
 
@@ -181,7 +186,7 @@ def _tensor_converter(budget: Budget) -> Callable[[LuaTensor | LuaStorage], Any]
     return convert
 
 
-def _plain_converter(modules: set[int], tensor: Callable[[LuaTensor | LuaStorage], Any]) -> Callable[[Any], Any]:
+def _plain_converter(modules: Container[int], tensor: Callable[[LuaTensor | LuaStorage], Any]) -> Callable[[Any], Any]:
     """Return a function that converts a Lua value to Python data: objects become dicts, shared values stay shared.
 
     A list with models or functions becomes a dict of the other elements.

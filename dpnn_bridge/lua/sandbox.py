@@ -85,6 +85,7 @@ class Sandbox:
         LuaBridgeError: the process cannot start, this system cannot confine it, or a limit is not positive.
     """
 
+    @wrap_errors(LuaBridgeError, "starting the Lua sandbox")
     def __init__(
         self,
         lua_path: Sequence[Path],
@@ -167,9 +168,15 @@ class Sandbox:
             return self._exchange(message, time.monotonic() + self.max_seconds, late)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. A call that runs in another thread, or around this one, raises :class:`LuaBridgeError`."""
         self._ended = self._ended or "it was closed"
-        self._close()
+        if os.getpid() != self._owner:  # the lock may belong to a thread of the other process
+            self._close()
+            return
+        self._process.kill()
+        with self._lock:
+            if not self._busy:  # else the call closes the pipes, which it still reads
+                self._close()
 
     # ---- messages
 
@@ -273,7 +280,7 @@ class Sandbox:
                 self._errors.seek(0)
                 message = _text(self._errors.read()[-2000:].decode("latin-1")).strip()
                 reason += f": {message.splitlines()[-1]}" if message else ""
-        self._ended = reason
+        self._ended = reason = self._ended or reason
         self._close()
         return LuaBridgeError(f"the Lua sandbox has ended: {reason}")
 
@@ -281,6 +288,8 @@ class Sandbox:
 def _check_platform() -> None:
     if sys.platform == "win32":
         raise LuaBridgeError("a sandbox needs Linux or macOS: this system cannot limit a process")
+    if not sys.executable:
+        raise LuaBridgeError("a sandbox starts Python, whose path this program does not know: set sys.executable")
 
 
 def _signal_name(number: int) -> str:

@@ -211,15 +211,17 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
     Raises:
         VerificationError: the outputs differ.
     """
+    state = torch.get_rng_state()
     expected = run_traceable(module, example)
+    random = f"{path}: the model draws random numbers, so its results cannot be compared with the results of {what}"
+    if not torch.equal(state, torch.get_rng_state()):
+        raise VerificationError(random)
     try:
         same_outputs(path, outputs, expected, what)
     except VerificationError as e:
         again = list(nested.leaves(run_traceable(module, example)))
         if any(not d.ok for d in compare("output", again, list(nested.leaves(expected)))):
-            raise VerificationError(
-                f"{path}: the model draws random numbers, so its results cannot be compared with the results of {what}"
-            ) from e
+            raise VerificationError(random) from e
         single, rounding = _computes_in_single(module, example), rounding_of(traceable(module), example, expected)
         same_outputs(path, outputs, expected, what, rounding, in_single=single)
 

@@ -30,7 +30,7 @@ from dpnn_bridge.loaders.t7_writer import dumps, write_t7
 from dpnn_bridge.objects import LuaTable
 from dpnn_bridge.parity.fixture import check, check_module
 from dpnn_bridge.parity.gradients import of_gradients, zero_grad
-from dpnn_bridge.parity.subject import is_comparable, read_reference
+from dpnn_bridge.parity.subject import is_comparable, read_reference, with_cast_input
 from dpnn_bridge.torch7.draws import Draws
 from dpnn_bridge.torch7.random import Generator
 
@@ -212,6 +212,8 @@ def assert_parity(
     table, module = read_reference(fixture), copied(module)
     if table.get("mode") is not None:
         module.train(table["mode"] == "train")
+    if dtype is None:
+        table = with_cast_input(module, table)
     of_gradients_only = None
     if gradient_rtol is not None:
         of_gradients_only = of_gradients(Tolerance(gradient_rtol, gradient_rtol), table)

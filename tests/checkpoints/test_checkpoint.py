@@ -162,3 +162,12 @@ def test_a_tensor_that_many_modules_and_entries_share(tmp_path: Path) -> None:
     assert (found.class_names, found.vocabulary) == (["cat", "dog"], {})
     assert len(found.rest) == 100
     assert all(value is found.rest["gold0"] for value in found.rest.values())
+
+
+def test_a_model_under_two_keys_is_under_both(tmp_path: Path) -> None:
+    net, loss = to_lua(nn.Linear(2, 2)), to_lua(nn.MSELoss())
+    write_t7(tmp_path / "m.t7", table(model=net, best=net, criterion=loss, other=loss, epoch=3.0))
+    found = load_checkpoint(tmp_path / "m.t7")
+    assert (found.models.keys(), found.criterions.keys()) == ({"model", "best"}, {"criterion", "other"})
+    assert found.model is found.models["best"]
+    assert (found.counters, found.rest) == ({"epoch": 3.0}, {})

@@ -45,6 +45,16 @@ def test_connection_tables_need_not_name_the_last_planes() -> None:
     torch.testing.assert_close(full, F.conv_transpose2d(x[:2], weight[:, None], bias))
 
 
+def test_a_connection_table_with_fewer_planes_than_a_batch() -> None:
+    """SpatialConvolutionMap.c reads image m at ``input_data + m*nInputPlane*input_w*input_h``."""
+    table, weight, bias = torch.tensor([[1.0, 1], [2, 1]], dtype=torch.float64), double(2, 2, 2), double(1)
+    fields = {"nInputPlane": 2, "nOutputPlane": 1, "kW": 2, "kH": 2, "connTable": table, "weight": weight, "bias": bias}
+    x = double(3, 4, 6, 5)
+    images = torch.stack([x.flatten()[m * 60 : m * 60 + 60].view(2, 6, 5) for m in range(3)])
+    output = to_torch(lua("nn.SpatialConvolutionMap", **fields))(x)
+    torch.testing.assert_close(output, F.conv2d(images, weight[None], bias))
+
+
 # ---------------------------------------------------------------------- weight normalization
 def normalized_linear(eps: float, v: Tensor, g: Tensor) -> LuaObject:
     outputs, inputs = v.shape

@@ -340,3 +340,11 @@ def test_a_layer_in_lua_is_named(suffix: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 2), bridge.module("my.Twice"))
     with pytest.raises(ConversionError, match=r"^1 \(my\.Twice\): torch.* cannot export a layer that runs in Lua; map"):
         dpnn_bridge.save(tmp_path / f"m{suffix}", model.double(), input=torch.ones(1, 2).double())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_random_layer_is_named_whose_draws_do_not_change_the_output(suffix: str, tmp_path: Path) -> None:
+    """They may change the output for another input."""
+    model = torch.nn.Sequential(Noisy(), torch.nn.Threshold(1e6, 0.0))
+    with pytest.raises(VerificationError, match="draws random numbers"):
+        dpnn_bridge.save(tmp_path / f"m{suffix}", model, input=torch.ones(1, 2))

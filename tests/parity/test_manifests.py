@@ -261,3 +261,11 @@ def test_only_the_line_is_lost_that_kills_its_worker(folder: Path, monkeypatch: 
     assert "3 files: 2 equal, 1 failed" in result.stdout
     (error,) = result.stderr.splitlines()
     assert error.startswith(f"error: {folder / 'bad.pt'}: failed: a worker process died")
+
+
+def test_an_error_of_several_lines_has_several_lines(folder: Path) -> None:
+    (folder / "m.t7").write_bytes((folder / "model.t7").read_bytes())
+    failed = line(folder / "m.t7", folder / "model.pt", verdict="failed", message="one\ntwo\x1b")
+    result = verified(folder, failed)
+    assert result.exit_code == 4, result.output
+    assert result.stderr.splitlines()[1:] == ["    two\\x1b"]

@@ -147,3 +147,14 @@ def test_statistics_of_a_network_by_hand_are_compared_in_their_order(training: b
         by_hand.norm.momentum = 0.2
         with pytest.raises(AssertionError, match="after"):
             parity.assert_parity(by_hand, reference)
+
+
+def test_a_reference_in_single_precision_of_a_model_in_double_precision(tmp_path: Path) -> None:
+    """The module runs in its own precision on the cast input, with the tolerance of the reference."""
+    model = nn.Linear(3, 2)
+    parity.record(model, torch.randn(4, 3), tmp_path / "m.t7")
+    parity.assert_parity(model.double(), tmp_path / "m.t7")
+    with torch.no_grad():
+        model.bias += 1e-3
+    with pytest.raises(AssertionError, match="output"):
+        parity.assert_parity(model, tmp_path / "m.t7")

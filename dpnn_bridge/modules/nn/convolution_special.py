@@ -287,8 +287,15 @@ class SpatialConvolutionMap(nn.Module):
         return F.conv2d(self.connected(input), self.dense_weight(), self.bias, self.stride)
 
     def connected(self, input: Tensor) -> Tensor:
-        """Return the first ``in_channels`` channels; as in Torch7, the input may have more."""
-        return input.narrow(-3, 0, self.in_channels)
+        """Return ``in_channels`` channels; as in Torch7, the input may have more.
+
+        Torch7 reads the images of such a batch one after the other, without a distance for the other channels.
+        """
+        *batch, channels, height, width = input.shape
+        if channels == self.in_channels or not batch:
+            return input.narrow(-3, 0, self.in_channels)
+        sizes = (*batch, self.in_channels, height, width)
+        return input.flatten()[: math.prod(sizes)].view(sizes)
 
     def extra_repr(self) -> str:
         return (
@@ -336,6 +343,9 @@ class SpatialFullConvolutionMap(SpatialConvolutionMap):
     Lua:
         ``nn.SpatialFullConvolutionMap(connTable, kW, kH, dW, dH)``, SpatialFullConvolutionMap.lua
     """
+
+    def connected(self, input: Tensor) -> Tensor:
+        return input.narrow(-3, 0, self.in_channels)  # Torch7 has no batches here
 
     def forward(self, input: Tensor) -> Tensor:
         return F.conv_transpose2d(self.connected(input), self.dense_weight().transpose(0, 1), self.bias, self.stride)

@@ -116,13 +116,19 @@ def _pairs(last: int, pads: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _circular(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
-    """Pad one dimension with elements of the opposite end."""
+    """Pad one dimension with elements of the opposite end; negative padding removes elements first."""
     last = (
         parts.chain(parts("Select", dimension=dimension, index=-i), parts("Unsqueeze", pos=dimension))
         for i in range(before, 0, -1)
     )
-    branches = [*last, parts.identity(), *([parts.narrow(dimension, 1, after)] if after else [])]
-    return parts.join("JoinTable", *branches, dimension=dimension) if len(branches) > 1 else parts.identity()
+    branches = [*last, parts.identity(), *([parts.narrow(dimension, 1, after)] if after > 0 else [])]
+    padded = parts.join("JoinTable", *branches, dimension=dimension) if len(branches) > 1 else parts.identity()
+    return padded if min(before, after) >= 0 else parts.chain(_cropped(parts, dimension, before, after), padded)
+
+
+def _cropped(parts: Parts, dimension: int, before: int, after: int) -> LuaObject:
+    """Remove the elements of one dimension that negative padding removes."""
+    return parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0))
 
 
 def constant(parts: Parts, value: float, pads: list[int]) -> LuaObject:
@@ -140,7 +146,7 @@ def constant(parts: Parts, value: float, pads: list[int]) -> LuaObject:
                 settings = {"dim": dimension, "pad": pad, "value": value, "index": 1}
                 layers.append(parts("Padding", **settings))
         if min(before, after) < 0:  # after the padding, as Torch7 has no tensor without elements
-            layers.append(parts.narrow(dimension, 1 + max(-before, 0), -1 - max(-after, 0)))
+            layers.append(_cropped(parts, dimension, before, after))
     if not layers:
         return parts.identity()
     if dims is not None:

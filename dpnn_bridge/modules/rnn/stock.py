@@ -57,7 +57,8 @@ def to_stock(module: nn.Module) -> nn.LSTM | nn.RNN:
         module = module.module
     layers, dropout = _layers(module)
     if len({(layer.torch_type, layer.recurrent.shape) for layer in layers}) != 1:
-        raise ConversionError(f"no layer of torch.nn is equivalent to this {type(module).__name__}")
+        reason = "an equivalent one has equal layers without peepholes, masks, and reset gates before the product"
+        raise ConversionError(f"no layer of torch.nn is equivalent to this {type(module).__name__}: {reason}")
     first = layers[0]
     sizes = (first.weight.shape[1], len(first.weight) // (4 if first.torch_type is nn.LSTM else 1), len(layers))
     projected: dict[str, Any] = {} if first.projection is None else {"proj_size": len(first.projection)}
