@@ -292,7 +292,7 @@ class LuaModule(LuaFunctionality, Placeholder):
         for name, theirs in zip(copied._names, self._weights, strict=True):
             # the memo is for modules that share the parameter, and for an optimizer that is copied with the module
             ours = memo.setdefault(id(theirs), copied._parameters[name])
-            copied._parameters[name] = ours.requires_grad_(theirs.requires_grad)
+            copied._parameters[name] = ours.requires_grad_(theirs.requires_grad and ours.is_floating_point())
         for name in self._buffers.keys() - copied._buffers.keys():  # Lua has an expanded tensor in its place now
             copied.register_buffer(name, copy.deepcopy(self._buffers[name], memo))
         for name in copied._buffers.keys() - self._buffers.keys():  # work memory that a forward pass has created

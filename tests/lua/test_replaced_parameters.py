@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from dpnn_bridge import load, write_t7
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.objects import LuaObject, LuaTable
+from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 
 pytestmark = pytest.mark.usefixtures("warm_sandboxes")
 
@@ -156,3 +157,25 @@ def test_a_layer_that_shares_the_weight_keeps_it(bridge: LuaBridge, tmp_path: Pa
         output = model(torch.ones(1, 3, dtype=torch.float64))
         torch.testing.assert_close(output[0], weight / weight.norm() * weight)
     assert model[1].weight.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_a_copy_whose_weight_becomes_an_integer(sandbox: bool, tmp_path: Path) -> None:
+    source = """
+        require 'nn'
+        local L, parent = torch.class('my.Whole', 'nn.Module')
+        local reads = 0
+        function L:updateOutput(x) self.output = x * 1; return self.output end
+        function L:read(file)
+           for k, v in pairs(file:readObject()) do self[k] = v end
+           reads = reads + 1
+           if reads > 1 then self.weight = self.weight:long() end
+        end
+    """
+    (tmp_path / "whole.lua").write_text("my = {}" + source)
+    ones = LuaTensor.from_numpy(torch.ones(2).numpy())
+    write_t7(tmp_path / "m.t7", LuaObject("my.Whole", LuaTable({"weight": ones, "gradWeight": ones})))
+    module = load(tmp_path / "m.t7", lua=tmp_path / "whole.lua", sandbox=sandbox)
+    copied = copy.deepcopy(module)
+    assert [p.dtype for p in copied.parameters()] == [torch.int64]
+    assert [p.requires_grad for p in module.parameters()] == [True]
