@@ -54,7 +54,7 @@ BY_SHAPE: dict[tuple[int, ...], list[nn.Module]] = {
         nn.Upsample(scale_factor=2, mode="linear", align_corners=True),
         nn.Upsample(size=13, mode="linear", align_corners=True), nn.ZeroPad1d((1, 2)), nn.ConstantPad1d((1, 2), 2.0),
         nn.ConstantPad1d((-1, 2), 2.0), nn.ReflectionPad1d(1), nn.ReplicationPad1d((1, 2)), nn.CircularPad1d((2, 1)),
-        nn.CircularPad1d((-1, 2)), nn.CircularPad1d((2, -1)), nn.CircularPad1d((-1, -2)),
+        nn.CircularPad1d((-1, 2)), nn.CircularPad1d((1, -1)), nn.CircularPad1d((-1, -2)),
         nn.LocalResponseNorm(3), nn.LocalResponseNorm(5, 1e-3, 0.5, 2), nn.Sequential(nn.Tanh(), nn.Sequential()),
         nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.5), nn.SELU(), nn.CELU(0.5), nn.GELU("tanh"), nn.SiLU(),
         nn.Mish(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.Softplus(2, 25), nn.Softsign(), nn.Hardtanh(),
