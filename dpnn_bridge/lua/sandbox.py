@@ -190,6 +190,8 @@ class Sandbox:
             self._channel.write(message, deadline)
             while True:
                 kind, content = self._answer(deadline)
+                if self._ended:  # closed during this call, maybe by the stream that it printed to
+                    raise self._end(self._ended)
                 if kind == "value":
                     return content
                 if kind == "error":

@@ -50,11 +50,14 @@ def test_a_call_ends_if_another_thread_closes_the_sandbox(tmp_path: Path) -> Non
             os.close(file)
 
 
-def test_a_stream_for_print_closes_the_sandbox() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_a_stream_for_print_closes_the_sandbox(seconds: float) -> None:
+    """Also after the process has answered the call."""
     bridge: Any = LuaBridge(sandbox=True)
 
     class Closing(io.StringIO):
         def write(self, text: str) -> int:
+            time.sleep(seconds)
             bridge.close()
             return len(text)
 
