@@ -333,9 +333,8 @@ def _verify_manifest(request: Request) -> None:
         verdicts = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         say(f"{counted(len(done), 'file')}: {verdicts or 'nothing was converted'}")
     for c in failed if not request.as_json else []:
-        message = f": {in_options(c.message)}" if c.message else ""
-        text = f"{c.target}: {c.verdict}{message}".replace("\n", "\n    ")
-        say_lines(f"error: {text}", err=True)  # a manifest may contain control characters
+        message = f": {in_options(c.message)}".replace("\n", "\n    ") if c.message else ""
+        say_lines(f"error: {printable(c.target)}: {c.verdict}{message}", err=True)  # a name may contain line breaks
     if failed:
         sys.exit(VerificationError.exit_code)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -149,14 +150,17 @@ class Dynamic:
         sizes = [size for size in dict.fromkeys((2 * n, n + n // 2, n // 2, *near)) if 0 < size != n]
         sizes = sizes[shift % len(sizes) :] + sizes[: shift % len(sizes)]
         sizes.sort(key=lambda size: (size == 1, self.larger_first and size < n))
-        runs = (s for s in sizes if self._accepts(module, example, {"batch": BATCHES[0], name: s}))
-        traced = next(runs, None)
-        if traced is not None:
-            beside = (s for s in (traced + 1, traced - 1) if 1 < s != n)
-            accepted = (s for s in beside if self._accepts(module, example, {"batch": BATCHES[0], name: s}))
-            if (other := next(accepted, None) or next(runs, None)) is not None:
+
+        def accepted(sizes: Iterable[int]) -> Iterator[int]:
+            return (s for s in sizes if self._accepts(module, example, {"batch": BATCHES[0], name: s}))
+
+        runs = accepted(sizes)
+        if (traced := next(runs, None)) is not None:
+            beside = accepted(s for s in (traced + 1, traced - 1) if 1 < s != n)
+            if (other := next(chain(beside, runs), None)) is not None:
                 return [other, traced]
-        accepts, tried = (", ".join(map(str, each)) for each in ([n, *filter(None, [traced])], sorted([n, *sizes])))
+        accepts = f"{n}" if traced is None else f"{n}, {traced}"
+        tried = ", ".join(map(str, sorted([n, *sizes])))
         reason = f"of the sizes {tried} the model accepts only {accepts}"
         raise OptionError(f"dynamic= (--dynamic) {name}: {reason}; omit {name}")
 

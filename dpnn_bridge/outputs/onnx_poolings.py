@@ -33,7 +33,11 @@ def _arguments(
     """Define the signature of both poolings, which are built-in functions without one."""
 
 
-_SIGNATURE = inspect.signature(_arguments)
+def _adaptive_arguments(input: Tensor, output_size: Any) -> None:
+    """Define the signature of adaptive poolings."""
+
+
+_SIGNATURE, _ADAPTIVE_SIGNATURE = inspect.signature(_arguments), inspect.signature(_adaptive_arguments)
 
 
 def _each(value: Any, count: int) -> list[Any]:
@@ -92,7 +96,7 @@ class OnnxPoolings(TorchFunctionMode):
             if given.arguments["divisor_override"] is not None:
                 return _average(func, _POOLINGS[func], given.arguments)
         if (count := _ADAPTIVE.get(func)) is not None:
-            input, sizes = inspect.signature(lambda input, output_size: None).bind(*args, **kwargs).args
+            input, sizes = _ADAPTIVE_SIGNATURE.bind(*args, **kwargs).args
             sizes = _each(sizes, count)
             if any(isinstance(n, torch.SymInt) for n in input.shape[-count:]) and sizes != [1] * count:
                 return _adaptive_average(input, sizes)
