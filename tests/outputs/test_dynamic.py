@@ -19,6 +19,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.dpnn import SpatialReSampling
 from dpnn_bridge.modules.nn import Bottle, TemporalMaxPooling, Transpose, UpsamplingBilinear2d
+from dpnn_bridge.modules.nn.convolution_special import SpatialDepthWiseConvolution
 from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
 from dpnn_bridge.outputs.dynamic import Dynamic
@@ -292,6 +293,7 @@ def test_an_exporter_that_rejects_variable_sizes_has_a_next_step(cause: str, mes
         (Bottle(nn.Tanh()), (2, 3, 4), (5, 6, 4)),
         (GramMatrix(), (2, 3, 4, 5), (3, 3, 6, 7)),
         (TemporalMaxPooling(2, 2), (2, 8, 3), (3, 11, 3)),
+        (SpatialDepthWiseConvolution(2, 3, 3, (2, 1)), (2, 2, 7, 7), (3, 2, 8, 13)),
     ],
     ids=lambda value: type(value).__name__,
 )
