@@ -124,7 +124,7 @@ def _random(
 
 def _read(spec: str, where: str, shapes: bool) -> Any:
     path = Path(spec)
-    if "\0" in spec or not path.is_file():
+    if not os.path.isfile(spec):  # False also for a name that is too long or contains a zero byte
         raise OptionError(f"{where}: {'neither a shape such as 1x3x224x224 nor' if shapes else 'not'} a file")
     if path.suffix == ".npy":
         return torch.from_numpy(_array(path, where))

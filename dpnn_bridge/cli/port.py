@@ -280,7 +280,7 @@ def _module(name: str) -> Any:
         protect_inputs(getattr(module, "__file__", None))
         return module
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise OptionError(f"{name}: no such file")
     protect_inputs(path)
     return import_file(path, "dpnn_bridge_network")

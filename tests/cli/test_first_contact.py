@@ -169,6 +169,7 @@ def test_addresses_and_pipes(tmp_path: Path) -> None:
         (LENET, "-"),
         (LENET, "out.pt", "--dynamic"),
         (LENET, "out.onnx", "--input", "1xx"),
+        (LENET, "out.onnx", "--input", "x" * 300),
         (LENET, "out.onnx", "--opset", "1"),
     ],
 )

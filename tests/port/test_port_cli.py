@@ -138,6 +138,8 @@ def test_a_missing_file_and_an_input_of_another_size_are_named(tmp_path: Path, n
     arguments = [str(LENET), str(tmp_path / "out.pt"), "--input", "2x1x28x28", "--into"]
     missing = CliRunner().invoke(convert_command, [*arguments, "none.py:Net"])
     assert (missing.exit_code, missing.stderr) == (2, "error: none.py: no such file\n")
+    endless = CliRunner().invoke(convert_command, [*arguments[:-1], "--into", f"{'n' * 300}.py:Net"])
+    assert endless.exit_code == 2
     small = CliRunner().invoke(convert_command, [*arguments, f"{network}:Net"])
     assert small.exit_code == 5
     assert "error: the Torch7 model fails on the input: RuntimeError" in small.stderr
