@@ -43,7 +43,7 @@ from dpnn_bridge.base.moved import MovedModules
 if TYPE_CHECKING:
     from dpnn_bridge import errors, memory, optim, parity, pictures, training
     from dpnn_bridge.base.version import __version__
-    from dpnn_bridge.conversion import to_lua, to_torch
+    from dpnn_bridge.conversion.convert import to_lua, to_torch
     from dpnn_bridge.conversion.lua_class import LuaClass
     from dpnn_bridge.conversion.places import lua_names, lua_paths, model_at
     from dpnn_bridge.conversion.registry import lua_class
@@ -79,8 +79,8 @@ _MODULES = {
     "port": "porting.api",
     "read_t7": "loaders.t7_reader",
     "save": "files",
-    "to_lua": "conversion",
-    "to_torch": "conversion",
+    "to_lua": "conversion.convert",
+    "to_torch": "conversion.convert",
     "training": ".",
     "verify": "parity.api",
     "write_t7": "files",

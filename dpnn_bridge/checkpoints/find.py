@@ -15,7 +15,7 @@ from dpnn_bridge.base.graph import format_path, is_criterion, is_module, parse_p
 from dpnn_bridge.base.similar import did_you_mean
 from dpnn_bridge.checkpoints import contents, onmt
 from dpnn_bridge.errors import ModelNotFoundError, T7Error
-from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.objects import LuaObject, LuaStorage, LuaTable, LuaTensor
 
 #: keys under which training scripts store a model, most likely first; the keys of one tuple have equal rank

@@ -15,7 +15,7 @@ from dpnn_bridge.cli.terminal import console, in_options, plain_table, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dpnn_bridge.batch import Outcome
+    from dpnn_bridge.batch.running import Outcome
     from dpnn_bridge.conversion.report import Report
 
 #: maximum number of files that are listed separately

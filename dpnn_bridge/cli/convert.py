@@ -55,7 +55,8 @@ from dpnn_bridge.outputs.formats import suffix_of, suffixes
 from dpnn_bridge.outputs.options import ConvertOptions
 
 if TYPE_CHECKING:
-    from dpnn_bridge.batch import Outcome, Task
+    from dpnn_bridge.batch.running import Outcome
+    from dpnn_bridge.batch.tasks import Task
     from dpnn_bridge.conversion.report import Report
 
 

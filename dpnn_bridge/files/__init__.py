@@ -19,8 +19,9 @@ from dpnn_bridge.base.shards import check_unchanged
 from dpnn_bridge.checkpoints.contents import plain_entries, without_module
 from dpnn_bridge.checkpoints.find import SEVERAL, TOO_MANY, affordable, known_also, matching_key, models_in, select
 from dpnn_bridge.compare.precision import check_device
-from dpnn_bridge.conversion import Convertible, convert_object, to_lua_value
+from dpnn_bridge.conversion.convert import convert_object, to_lua_value
 from dpnn_bridge.conversion.fields import record_of
+from dpnn_bridge.conversion.lua_values import Convertible
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.report import Report
 from dpnn_bridge.conversion.tensors import as_dtype

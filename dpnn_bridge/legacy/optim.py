@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.objects import LuaTable, LuaTensor
-from dpnn_bridge.optim import CG, from_lua, to_lua
-from dpnn_bridge.optim.methods import METHODS
+from dpnn_bridge.optim.full_batch import CG
+from dpnn_bridge.optim.methods import METHODS, from_lua, to_lua
 
 __all__ = ["adadelta", "adagrad", "adam", "adamax", "asgd", "cg", "lbfgs", "nag", "rmsprop", "rprop", "sgd"]
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from dpnn_bridge.base.storage import storage_id
 from dpnn_bridge.compare.nested import map_tensors, tensors
-from dpnn_bridge.conversion import Options, registry
+from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.buffers import BUFFERS
 from dpnn_bridge.conversion.fields import get_tensor, grad_field
 from dpnn_bridge.conversion.lua_values import RESULTS
+from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.tensors import field_value, is_parameter
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.legacy.encoding import Encoder

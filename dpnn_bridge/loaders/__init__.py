@@ -1,10 +1,30 @@
 """Convert between bytes and Lua values. This subpackage does not depend on modules."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from dpnn_bridge.base.lazy_exports import lazy_exports
-from dpnn_bridge.loaders.serial import serial_form
-from dpnn_bridge.loaders.serializers import Serializer, register_serializer
-from dpnn_bridge.loaders.t7_reader import ReadOptions, loads, read_all, read_t7
-from dpnn_bridge.loaders.t7_writer import WriteOptions, dumps, write_all, write_t7
+
+if TYPE_CHECKING:
+    from dpnn_bridge.loaders.serial import serial_form
+    from dpnn_bridge.loaders.serializers import Serializer, register_serializer
+    from dpnn_bridge.loaders.t7_reader import ReadOptions, loads, read_all, read_t7
+    from dpnn_bridge.loaders.t7_writer import WriteOptions, dumps, write_all, write_t7
+
+_MODULES = {
+    "ReadOptions": "loaders.t7_reader",
+    "Serializer": "loaders.serializers",
+    "WriteOptions": "loaders.t7_writer",
+    "dumps": "loaders.t7_writer",
+    "loads": "loaders.t7_reader",
+    "read_all": "loaders.t7_reader",
+    "read_t7": "loaders.t7_reader",
+    "register_serializer": "loaders.serializers",
+    "serial_form": "loaders.serial",
+    "write_all": "loaders.t7_writer",
+    "write_t7": "loaders.t7_writer",
+}
 
 __all__ = [
     "ReadOptions",
@@ -20,5 +40,7 @@ __all__ = [
     "write_t7",
 ]
 
-Framing, register_framing = Serializer, register_serializer  # earlier names, until November 2026
-__getattr__, _ = lazy_exports(__name__, {"onmt": "checkpoints."})  # earlier location of the module
+#: earlier names and locations
+_EARLIER = {"Framing": "loaders.serializers", "register_framing": "loaders.serializers", "onmt": "checkpoints."}
+
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES | _EARLIER)

@@ -245,3 +245,6 @@ def register_serializer(class_name: str, serializer: Serializer) -> None:
     if class_name in SERIALIZERS:
         raise ValueError(f"{class_name} already has a serializer")
     SERIALIZERS[class_name] = serializer
+
+
+Framing, register_framing = Serializer, register_serializer  # earlier names, until November 2026

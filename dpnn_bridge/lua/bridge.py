@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -70,9 +71,6 @@ class LuaBridge:
         tensor([2., 4., 6.], dtype=torch.float64)
     """
 
-    #: :class:`~dpnn_bridge.lua.sandboxed_bridge.SandboxedBridge`, which its module sets
-    _sandboxed: ClassVar[type[LuaBridge]]
-
     @checks_arguments
     def __init__(
         self,
@@ -89,8 +87,10 @@ class LuaBridge:
         self._start(Runtime(runtime, folders(lua_path)))
 
     def __new__(cls, *args: Any, sandbox: bool | Literal["partial"] = False, **options: Any) -> LuaBridge:
-        actual: Any = cls._sandboxed if sandbox and cls is LuaBridge else cls
-        return super().__new__(actual)
+        if sandbox and cls is LuaBridge:
+            subclass: Any = importlib.import_module("dpnn_bridge.lua.sandboxed_bridge")  # which imports this module
+            return super().__new__(subclass.SandboxedBridge)
+        return super().__new__(cls)
 
     def _start(self, runtime: Runtime) -> None:
         self._runtime = runtime

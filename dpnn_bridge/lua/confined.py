@@ -26,7 +26,7 @@ if sys.platform == "win32":
 
 from dpnn_bridge.conversion.registry import ZOO, discover
 from dpnn_bridge.errors import DpnnBridgeError
-from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.confinement import confine

@@ -12,7 +12,8 @@ from dpnn_bridge.base.graph import is_criterion
 from dpnn_bridge.base.storage import own_copy, storage_elements, storage_id
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.bits import same_bits
-from dpnn_bridge.conversion import registry, to_lua, to_lua_with_gradients, to_torch
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.convert import to_lua, to_lua_with_gradients, to_torch
 from dpnn_bridge.conversion.fields import grad_field
 from dpnn_bridge.conversion.torch_context import TorchConversion
 from dpnn_bridge.errors import ConversionError, LuaBridgeError, UnsupportedClassError

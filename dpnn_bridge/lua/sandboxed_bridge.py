@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 
 from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.errors import LuaBridgeError, OptionError, T7Error
-from dpnn_bridge.loaders import loads
+from dpnn_bridge.loaders.t7_reader import loads
 from dpnn_bridge.loaders.t7_writer import dumps
 from dpnn_bridge.lua.bridge import LuaBridge
 from dpnn_bridge.lua.environment import StrPath, folders
@@ -192,6 +192,3 @@ class SandboxedBridge(LuaBridge):
 
     def default_dtype(self, dtype: torch.dtype) -> None:
         self._ask("default_type", str(dtype).removeprefix("torch."))
-
-
-LuaBridge._sandboxed = SandboxedBridge

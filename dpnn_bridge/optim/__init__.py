@@ -12,9 +12,40 @@ Otherwise it is a class of this package whose hyperparameters and state have PyT
 
 from __future__ import annotations
 
-from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
-from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
-from dpnn_bridge.optim.methods import from_lua, to_lua
-from dpnn_bridge.optim.momentum import MomentumSGD
+from typing import TYPE_CHECKING
 
-__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "MomentumSGD", "Rprop", "from_lua", "to_lua"]
+from dpnn_bridge.base.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from dpnn_bridge.optim.exact import ASGD, NAG, SGD, Adam
+    from dpnn_bridge.optim.full_batch import CG, LBFGS, Rprop
+    from dpnn_bridge.optim.methods import from_lua, to_lua
+    from dpnn_bridge.optim.momentum import MomentumSGD
+
+_MODULES = {
+    "ASGD": "optim.exact",
+    "CG": "optim.full_batch",
+    "LBFGS": "optim.full_batch",
+    "NAG": "optim.exact",
+    "SGD": "optim.exact",
+    "Adam": "optim.exact",
+    "MomentumSGD": "optim.momentum",
+    "Rprop": "optim.full_batch",
+    "from_lua": "optim.methods",
+    "to_lua": "optim.methods",
+}
+
+__all__ = [
+    "ASGD",
+    "CG",
+    "LBFGS",
+    "NAG",
+    "SGD",
+    "Adam",
+    "MomentumSGD",
+    "Rprop",
+    "from_lua",
+    "to_lua",
+]
+
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dpnn_bridge.optim.exact import WithFixedOptions, evaluated
-from dpnn_bridge.training import in_rows, renormed, visited_rows
 from dpnn_bridge.training.lua_parameters import LuaParameter, changed_parameters, children, own_parameters, setting
+from dpnn_bridge.training.methods import in_rows, renormed, visited_rows
 
 #: option of a parameter group -> field of a module that overrides the option
 _FIELDS = {

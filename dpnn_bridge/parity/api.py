@@ -169,14 +169,14 @@ def _known(path: StrPath) -> list[KnownDifference]:
 
 def _bridge(lua_path: Sequence[StrPath], lua: Any, sandbox: bool | Literal["partial"]) -> Any:
     """Return the Lua bridge that computes the reference; without a sandbox, it also runs the user's Lua files."""
-    from dpnn_bridge.lua import LuaBridge
+    from dpnn_bridge.lua.bridge import LuaBridge
 
     return LuaBridge.from_files(_files(lua, sandbox), lua_path=lua_path, to_stderr=True)
 
 
 def _files(lua: Any, sandbox: bool | Literal["partial"]) -> list[Path]:
     """Return the user's Lua files that may run outside a sandbox."""
-    from dpnn_bridge.lua import LuaBridge
+    from dpnn_bridge.lua.bridge import LuaBridge
     from dpnn_bridge.lua.environment import paths
 
     return [] if sandbox or lua is None or isinstance(lua, LuaBridge) else paths(lua, "lua= (--lua)")

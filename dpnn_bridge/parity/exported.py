@@ -15,7 +15,7 @@ from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare
 from dpnn_bridge.compare.memory import copied
-from dpnn_bridge.conversion import convert_object, to_lua, to_lua_assuming
+from dpnn_bridge.conversion.convert import convert_object, to_lua, to_lua_assuming
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.conversion.parametrized import parametrizations

@@ -21,7 +21,8 @@ from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
 from dpnn_bridge.compare.nested import as_table, backward, cast, require_grad
 from dpnn_bridge.compare.precision import full_precision
-from dpnn_bridge.conversion import convert_object, fields, registry
+from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.convert import convert_object
 from dpnn_bridge.conversion.failure import failure_reason
 from dpnn_bridge.conversion.lua_values import to_expected, to_value
 from dpnn_bridge.conversion.noise import noisy_modules, paired, replayed

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dpnn_bridge.compare.differences import Difference, Tolerance, compare_tensor
-from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.conversion.convert import convert_object
 from dpnn_bridge.conversion.placeholder import bridge_of, bridges_of
 from dpnn_bridge.errors import LuaBridgeError
 from dpnn_bridge.parity.experiment import Experiment, Outcome

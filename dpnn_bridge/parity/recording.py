@@ -21,7 +21,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Result, Tolerance
 from dpnn_bridge.compare.memory import copied
 from dpnn_bridge.compare.precision import full_precision
-from dpnn_bridge.conversion import to_lua
+from dpnn_bridge.conversion.convert import to_lua
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.tensors import as_dtype
 from dpnn_bridge.errors import ConversionError, DpnnBridgeError, NoReferenceError, VerificationError

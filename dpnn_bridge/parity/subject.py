@@ -15,7 +15,7 @@ from dpnn_bridge.base.display import shortened
 from dpnn_bridge.base.shell import shell_file
 from dpnn_bridge.checkpoints.find import select
 from dpnn_bridge.compare import nested
-from dpnn_bridge.conversion import convert_object
+from dpnn_bridge.conversion.convert import convert_object
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.conversion.options import Options

@@ -15,7 +15,8 @@ from dpnn_bridge.base.arguments import renamed
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import in_html, printable, shortened, type_name
 from dpnn_bridge.compare import nested
-from dpnn_bridge.conversion import registry, to_lua
+from dpnn_bridge.conversion import registry
+from dpnn_bridge.conversion.convert import to_lua
 from dpnn_bridge.conversion.example_run import run, watched_copy
 from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.noise import paired

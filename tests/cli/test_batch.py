@@ -22,6 +22,7 @@ from samples import SAMPLES
 
 import dpnn_bridge
 from dpnn_bridge import batch
+from dpnn_bridge.batch import executors
 from dpnn_bridge.batch.executors import _start_resource_tracker, workers
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.errors import MissingFileError, OptionError, OutputExistsError
@@ -170,7 +171,7 @@ def test_a_result_of_another_version_fails_alone(tmp_path: Path, monkeypatch: py
 
 
 def test_a_call_of_a_process_pool_without_a_result_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch.executors, "workers", lambda jobs: nullcontext(FaultyExecutor(fails_to_submit=False)))
+    monkeypatch.setattr(executors, "workers", lambda jobs: nullcontext(FaultyExecutor(fails_to_submit=False)))
     tasks = batch.tasks_for(copies(tmp_path, "a.t7", "b.t7"), tmp_path / "out", ".pt")
     outcomes = list(batch.run(tasks, jobs=2))
     assert [o.message for o in outcomes] == ["the executor failed: ValueError: no result"] * 2

@@ -23,7 +23,7 @@ from samples import SAMPLES
 import dpnn_bridge
 from dpnn_bridge import batch
 from dpnn_bridge.base import remote
-from dpnn_bridge.batch import executors
+from dpnn_bridge.batch import executors, running
 from dpnn_bridge.batch.manifest import Manifest, last_lines
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.terminal import executor_of
@@ -537,6 +537,6 @@ def test_how_often_a_store_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pytest.importorskip("fsspec", reason="optional extra is not installed")
     asked, real = [], remote.url_exists
     monkeypatch.setattr(remote, "url_exists", lambda url: asked.append(url) or real(url))
-    monkeypatch.setattr(batch, "url_exists", remote.url_exists)
+    monkeypatch.setattr(running, "url_exists", remote.url_exists)
     (outcome,) = batch.run(batch.tasks_for([MODEL], f"memory://{uuid.uuid4()}", ".pt"))
     assert (outcome.status, len(asked)) == ("converted", 3)  # is it done, may it be written, is it still not there

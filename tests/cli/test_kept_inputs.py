@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import batch
 from dpnn_bridge.__main__ import main
 from dpnn_bridge.base import atomic
 from dpnn_bridge.base.file_set import find_same
 from dpnn_bridge.base.remote import url_place
 from dpnn_bridge.base.shards import shards_of
+from dpnn_bridge.batch import running
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command
 from dpnn_bridge.cli.lua import lua_command
@@ -429,7 +429,7 @@ def test_a_worker_replaces_no_program_that_it_imported(tmp_path: Path, monkeypat
     (tmp_path / "helper.py").write_text("# the only copy\n")
     (tmp_path / "importing.py").write_text("import helper\n")
     dpnn_bridge.write_t7(tmp_path / "model.t7", nn.Sequential(nn.Linear(3, 2)))
-    task = batch.Task(tmp_path / "model.t7", tmp_path / "helper.py", None)
-    outcome = batch._run_in_worker(task, None, force=True, plugins=[tmp_path / "importing.py"])
+    task = running.Task(tmp_path / "model.t7", tmp_path / "helper.py", None)
+    outcome = running._run_in_worker(task, None, force=True, plugins=[tmp_path / "importing.py"])
     assert "which is never replaced" in outcome.message
     assert (tmp_path / "helper.py").read_text() == "# the only copy\n"

@@ -13,8 +13,8 @@ from formula import linear, lua, random
 from torch import nn
 
 import dpnn_bridge
-from dpnn_bridge import conversion
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.conversion import convert as conversion
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.conversion.options import Options
 from dpnn_bridge.errors import ConversionError, VerificationError

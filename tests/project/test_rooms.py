@@ -6,8 +6,10 @@ import ast
 import importlib
 import inspect
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import accumulate
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "dpnn_bridge"
@@ -146,6 +148,71 @@ def test_no_import_of_a_file_waits_for_exported_names() -> None:
             if exported.keys() & set(re.findall(r"\w+", m[1]))
         ]
     assert found == []
+
+
+def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run when a file is imported; not those for type checkers, not those inside functions."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If):
+            yield from statements([*([] if "TYPE_CHECKING" in ast.unparse(node.test) else node.body), *node.orelse])
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            children = ("body", "orelse", "finalbody")
+            for inner in (node, *getattr(node, "handlers", ())):
+                yield from statements(s for name in children for s in getattr(inner, name, ()))
+
+
+def waits(sources: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Module -> modules whose import it waits for: those that it imports, their packages, and its own package."""
+    found: dict[str, set[str]] = {}
+    for name, path in sources.items():
+        names = {name}
+        for node in statements(ast.parse(path.read_text()).body):
+            if isinstance(node, ast.Import):
+                names.update(a.name for a in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.update((node.module, *(f"{node.module}.{a.name}" for a in node.names)))
+        names.update(str(package) for n in list(names) for package in accumulate(n.split("."), "{}.{}".format))
+        found[name] = (names & sources.keys()) - {name}
+    return found
+
+
+#: packages that import their own modules, which no other module imports directly
+OWN = {
+    "dpnn_bridge": "every import waits for it first, so that no thread has one of its modules before",
+    "dpnn_bridge.legacy.nn": "its modules are imported by nothing else",
+    "dpnn_bridge.lua.thnn": "its modules are imported by nothing else",
+}
+
+
+def test_no_package_waits_for_its_own_modules() -> None:
+    """Python fails if a thread imports such a package, and another thread one of these modules at the same time."""
+    graph = waits(sources())
+    for package in OWN:
+        graph[package] = {name for name in graph[package] if not name.startswith(f"{package}.")}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as e:
+        raise AssertionError("these wait for each other: " + " -> ".join(reversed(e.args[1]))) from None
+
+
+def test_a_package_that_waits_for_its_own_modules_is_found(tmp_path: Path) -> None:
+    texts = {
+        "p": "from p.a import A",
+        "p.a": "try:\n    from p import b\nexcept ImportError:\n    pass",
+        "p.b": "if TYPE_CHECKING:\n    from p.c import C\ndef f():\n    import p.c",
+        "p.c": "import p.b",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    graph = waits({name: tmp_path / name for name in texts})
+    assert graph == {"p": {"p.a"}, "p.a": {"p", "p.b"}, "p.b": {"p"}, "p.c": {"p", "p.b"}}
+
+
+def test_modules_of_such_a_package_are_imported_by_nothing_else() -> None:
+    inside = tuple(f"{package}." for package in OWN if package != "dpnn_bridge")
+    others = {name: found for name, found in waits(sources()).items() if not f"{name}.".startswith(inside)}
+    assert {name: own for name, found in others.items() if (own := {f for f in found if f.startswith(inside)})} == {}
 
 
 def test_no_circle() -> None:

@@ -13,7 +13,7 @@ from dpnn_bridge.conversion.registry import lua_class
 from dpnn_bridge.modules.nn.criterion import Criterion, elementwise
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.torch7.gradient import with_gradient_of
-from dpnn_bridge.training import reinforce
+from dpnn_bridge.training.methods import reinforce
 
 
 class _Broadcast(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import nn
 from dpnn_bridge.base.atomic import reading_back
 from dpnn_bridge.base.writing import not_as_written
 from dpnn_bridge.checkpoints.find import select
-from dpnn_bridge.conversion import convert_object, to_lua
+from dpnn_bridge.conversion.convert import convert_object, to_lua
 from dpnn_bridge.errors import OptionError
 from dpnn_bridge.loaders.compare import difference
 from dpnn_bridge.loaders.t7_reader import read_t7

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dpnn_bridge.conversion import to_lua
 from dpnn_bridge.conversion.constructor import attribute_of, constructor_parameters
+from dpnn_bridge.conversion.convert import to_lua
 from dpnn_bridge.conversion.customized import overridden
 from dpnn_bridge.conversion.lua_class import torch_types
 from dpnn_bridge.conversion.parametrized import computed_weights, weight_hooks
