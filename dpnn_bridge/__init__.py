@@ -34,11 +34,12 @@ Arguments have the names of the options of the commands: ``--index-base 0`` is `
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import TYPE_CHECKING
-
-from dpnn_bridge.base.lazy_exports import lazy_exports
-from dpnn_bridge.base.moved import MovedModules
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpnn_bridge import errors, memory, optim, parity, pictures, training
@@ -115,5 +116,50 @@ __all__ = [
     "write_t7",
 ]
 
-sys.meta_path.insert(0, MovedModules())
-__getattr__, __dir__ = lazy_exports(__name__, _MODULES)
+#: earlier name of a module or package -> current name
+_MOVED = {
+    "dpnn_bridge.checkpoint": "dpnn_bridge.files.checkpoint",
+    "dpnn_bridge.converting": "dpnn_bridge.files.converting",
+    "dpnn_bridge.executors": "dpnn_bridge.batch.executors",
+    "dpnn_bridge.manifest": "dpnn_bridge.batch.manifest",
+    "dpnn_bridge.modules.third_party": "dpnn_bridge.zoo",
+    "dpnn_bridge.summary": "dpnn_bridge.files.summary",
+}
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Import finder for the names in :data:`_MOVED` and their submodules; both names import the same module object.
+
+    It is in front of Python's own finder, which would import the modules of a moved package a second time.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if _current(fullname) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module = importlib.import_module(_current(spec.name))
+        spec.loader_state = module.__spec__  # the import system replaces __spec__ before exec_module
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+def _current(name: str) -> str:
+    """Return the current name of a moved module, otherwise an empty string."""
+    return next((new + name[len(old) :] for old, new in _MOVED.items() if f"{name}.".startswith(f"{old}.")), "")
+
+
+def __getattr__(name: str) -> Any:
+    # an import of this package must not wait for its own modules, which other threads may be importing
+    from dpnn_bridge.base.lazy_exports import lazy_exports
+
+    return lazy_exports(__name__, _MODULES)[0](name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
+
+
+sys.meta_path.insert(0, _MovedModules())

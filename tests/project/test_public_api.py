@@ -13,7 +13,7 @@ import click
 import pytest
 
 import dpnn_bridge
-from dpnn_bridge.base.moved import MOVED
+from dpnn_bridge import _MOVED as MOVED
 from dpnn_bridge.batch import Outcome, Task
 from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.cli.inspect import inspect_command

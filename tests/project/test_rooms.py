@@ -11,6 +11,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[2] / "dpnn_bridge"
 
@@ -138,8 +139,9 @@ def test_no_import_of_a_file_waits_for_exported_names() -> None:
     """A thread that waits for the lock of these names must hold no lock of a module (``base/lazy_exports``)."""
     texts = {name: path.read_text() for name, path in sources().items()}
     found = []
-    for package in (name for name, text in texts.items() if "= lazy_exports(" in text):
-        exported = inspect.getclosurevars(importlib.import_module(package).__getattr__).nonlocals["modules"]
+    for package in (name for name, text in texts.items() if "lazy_exports(__name__" in text):
+        face: Any = importlib.import_module(package)
+        exported = inspect.getclosurevars(face.__getattr__).nonlocals.get("modules") or face._MODULES
         statement = re.compile(rf"^from {re.escape(package)} import (\([^)]*\)|.*)$", re.MULTILINE)
         found += [
             (n, package, m[1])
@@ -179,7 +181,6 @@ def waits(sources: Mapping[str, Path]) -> dict[str, set[str]]:
 
 #: packages that import their own modules, which no other module imports directly
 OWN = {
-    "dpnn_bridge": "every import waits for it first, so that no thread has one of its modules before",
     "dpnn_bridge.legacy.nn": "its modules are imported by nothing else",
     "dpnn_bridge.lua.thnn": "its modules are imported by nothing else",
 }
@@ -210,7 +211,7 @@ def test_a_package_that_waits_for_its_own_modules_is_found(tmp_path: Path) -> No
 
 
 def test_modules_of_such_a_package_are_imported_by_nothing_else() -> None:
-    inside = tuple(f"{package}." for package in OWN if package != "dpnn_bridge")
+    inside = tuple(f"{package}." for package in OWN)
     others = {name: found for name, found in waits(sources()).items() if not f"{name}.".startswith(inside)}
     assert {name: own for name, found in others.items() if (own := {f for f in found if f.startswith(inside)})} == {}
 
