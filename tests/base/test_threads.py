@@ -140,6 +140,26 @@ print(len(kinds), len(set(kinds)))
     assert in_a_new_process(code) == "8 1\n"
 
 
+@pytest.mark.parametrize("first", ["conversion", "lua", "optim.momentum", "training"])
+def test_threads_import_packages_at_once(in_a_new_process: Callable[[str], str], first: str) -> None:
+    """Python fails if a package imports a module that another thread imports, which waits for the package."""
+    code = f"""
+import importlib
+names = ["{first}", "lua.bridge", "optim", "loaders.t7_reader", "conversion.fields", "batch"]
+barrier, errors = threading.Barrier(len(names)), []
+def work(name):
+    barrier.wait()
+    try:
+        importlib.import_module(f"dpnn_bridge.{{name}}")
+    except BaseException as error:
+        errors.append(repr(error))
+threads = [threading.Thread(target=work, args=(name,)) for name in names]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(errors)
+"""
+    assert in_a_new_process(code) == "[]\n"
+
+
 def test_one_thread_at_a_time_imports_exported_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python fails if one thread imports a package, which imports its modules, and another imports one of these."""
     importing, most = [], []
