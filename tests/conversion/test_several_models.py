@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 import dpnn_bridge
-from dpnn_bridge.conversion import registry, to_lua, to_lua_value, to_torch
+from dpnn_bridge.conversion import registry, to_lua, to_torch
+from dpnn_bridge.conversion.convert import to_lua_value
 from dpnn_bridge.conversion.distributed import is_equal
 from dpnn_bridge.conversion.example_run import run
 from dpnn_bridge.conversion.limits import ResourceLimitMode, ResourceLimits
