@@ -10,22 +10,11 @@ if TYPE_CHECKING:
     from dpnn_bridge.batch.running import Outcome, run, run_one
     from dpnn_bridge.batch.tasks import Task, tasks_for, tasks_for_models
 
-_MODULES = {
-    "Outcome": "batch.running",
-    "Task": "batch.tasks",
-    "run": "batch.running",
-    "run_one": "batch.running",
-    "tasks_for": "batch.tasks",
-    "tasks_for_models": "batch.tasks",
-}
+__all__ = ["Outcome", "Task", "run", "run_one", "tasks_for", "tasks_for_models"]
 
-__all__ = [
-    "Outcome",
-    "Task",
-    "run",
-    "run_one",
-    "tasks_for",
-    "tasks_for_models",
-]
+_MODULES = {
+    **dict.fromkeys(("Outcome", "run", "run_one"), "batch.running"),
+    **dict.fromkeys(("Task", "tasks_for", "tasks_for_models"), "batch.tasks"),
+}
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -15,20 +15,6 @@ if TYPE_CHECKING:
     from dpnn_bridge.conversion.options import Options
     from dpnn_bridge.conversion.report import Report
 
-_MODULES = {
-    "Convertible": "conversion.lua_values",
-    "Field": "conversion.fields",
-    "Layout": "conversion.fields",
-    "LuaClass": "conversion.lua_class",
-    "LuaContext": "conversion.contexts",
-    "Options": "conversion.options",
-    "Report": "conversion.report",
-    "TorchContext": "conversion.contexts",
-    "convert_object": "conversion.convert",
-    "to_lua": "conversion.convert",
-    "to_torch": "conversion.convert",
-}
-
 __all__ = [
     "Convertible",
     "Field",
@@ -42,5 +28,15 @@ __all__ = [
     "to_lua",
     "to_torch",
 ]
+
+_MODULES = {
+    **dict.fromkeys(("LuaContext", "TorchContext"), "conversion.contexts"),
+    **dict.fromkeys(("convert_object", "to_lua", "to_torch"), "conversion.convert"),
+    **dict.fromkeys(("Field", "Layout"), "conversion.fields"),
+    "LuaClass": "conversion.lua_class",
+    "Convertible": "conversion.lua_values",
+    "Options": "conversion.options",
+    "Report": "conversion.report",
+}
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -12,20 +12,6 @@ if TYPE_CHECKING:
     from dpnn_bridge.loaders.t7_reader import ReadOptions, loads, read_all, read_t7
     from dpnn_bridge.loaders.t7_writer import WriteOptions, dumps, write_all, write_t7
 
-_MODULES = {
-    "ReadOptions": "loaders.t7_reader",
-    "Serializer": "loaders.serializers",
-    "WriteOptions": "loaders.t7_writer",
-    "dumps": "loaders.t7_writer",
-    "loads": "loaders.t7_reader",
-    "read_all": "loaders.t7_reader",
-    "read_t7": "loaders.t7_reader",
-    "register_serializer": "loaders.serializers",
-    "serial_form": "loaders.serial",
-    "write_all": "loaders.t7_writer",
-    "write_t7": "loaders.t7_writer",
-}
-
 __all__ = [
     "ReadOptions",
     "Serializer",
@@ -40,7 +26,14 @@ __all__ = [
     "write_t7",
 ]
 
-#: earlier names and locations
-_EARLIER = {"Framing": "loaders.serializers", "register_framing": "loaders.serializers", "onmt": "checkpoints."}
+_MODULES = {
+    "serial_form": "loaders.serial",
+    **dict.fromkeys(("Serializer", "register_serializer"), "loaders.serializers"),
+    **dict.fromkeys(("ReadOptions", "loads", "read_all", "read_t7"), "loaders.t7_reader"),
+    **dict.fromkeys(("WriteOptions", "dumps", "write_all", "write_t7"), "loaders.t7_writer"),
+    # earlier names and locations
+    **dict.fromkeys(("Framing", "register_framing"), "loaders.serializers"),
+    "onmt": "checkpoints.",
+}
 
-__getattr__, __dir__ = lazy_exports(__name__, _MODULES | _EARLIER)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

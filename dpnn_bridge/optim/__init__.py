@@ -22,30 +22,13 @@ if TYPE_CHECKING:
     from dpnn_bridge.optim.methods import from_lua, to_lua
     from dpnn_bridge.optim.momentum import MomentumSGD
 
-_MODULES = {
-    "ASGD": "optim.exact",
-    "CG": "optim.full_batch",
-    "LBFGS": "optim.full_batch",
-    "NAG": "optim.exact",
-    "SGD": "optim.exact",
-    "Adam": "optim.exact",
-    "MomentumSGD": "optim.momentum",
-    "Rprop": "optim.full_batch",
-    "from_lua": "optim.methods",
-    "to_lua": "optim.methods",
-}
+__all__ = ["ASGD", "CG", "LBFGS", "NAG", "SGD", "Adam", "MomentumSGD", "Rprop", "from_lua", "to_lua"]
 
-__all__ = [
-    "ASGD",
-    "CG",
-    "LBFGS",
-    "NAG",
-    "SGD",
-    "Adam",
-    "MomentumSGD",
-    "Rprop",
-    "from_lua",
-    "to_lua",
-]
+_MODULES = {
+    **dict.fromkeys(("ASGD", "Adam", "NAG", "SGD"), "optim.exact"),
+    **dict.fromkeys(("CG", "LBFGS", "Rprop"), "optim.full_batch"),
+    **dict.fromkeys(("from_lua", "to_lua"), "optim.methods"),
+    "MomentumSGD": "optim.momentum",
+}
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

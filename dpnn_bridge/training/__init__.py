@@ -24,27 +24,6 @@ if TYPE_CHECKING:
         zero_grad_parameters,
     )
 
-_MODULES = {
-    "flatten": "training.flat_vector",
-    "get_parameters": "training.flat_vector",
-    "load_flat": "training.flat_vector",
-    "cast": "training.methods",
-    "check_parameters": "training.methods",
-    "grad_param_clip": "training.methods",
-    "max_param_norm": "training.methods",
-    "momentum_grad_parameters": "training.methods",
-    "parameters": "training.methods",
-    "reinforce": "training.methods",
-    "renormed": "training.methods",
-    "serialized": "training.methods",
-    "shared_clone": "training.methods",
-    "update_grad_parameters": "training.methods",
-    "update_parameters": "training.methods",
-    "visited_rows": "training.methods",
-    "weight_decay": "training.methods",
-    "zero_grad_parameters": "training.methods",
-}
-
 __all__ = [
     "cast",
     "check_parameters",
@@ -63,5 +42,11 @@ __all__ = [
     "weight_decay",
     "zero_grad_parameters",
 ]
+
+_MODULES = {
+    **dict.fromkeys(__all__, "training.methods"),
+    **dict.fromkeys(("flatten", "get_parameters", "load_flat"), "training.flat_vector"),
+    **dict.fromkeys(("renormed", "visited_rows"), "training.methods"),  # for optimizers
+}
 
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -80,23 +80,24 @@ def sources() -> dict[str, Path]:
     return found
 
 
-def imported(name: str, path: Path) -> set[str]:
-    """The package's modules that a file imports, inside functions and for type checkers too."""
+def imported(name: str, path: Path, nodes: Iterable[ast.AST], modules: Mapping[str, Path]) -> set[str]:
+    """The modules that nodes of a file import."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found.update(a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            found.update(full if (full := f"{base}.{a.name}") in sources() else base for a in node.names)
-    return (found & sources().keys()) - {name}
+            found.update(full if (full := f"{base}.{a.name}") in modules else base for a in node.names)
+    return (found & modules.keys()) - {name}
 
 
 @cache
 def imports() -> dict[str, set[str]]:
-    return {name: imported(name, path) for name, path in sources().items()}
+    """Module -> modules that it imports, inside functions and for type checkers too."""
+    return {n: imported(n, path, ast.walk(ast.parse(path.read_text())), sources()) for n, path in sources().items()}
 
 
 def room(name: str) -> str:
@@ -164,26 +165,18 @@ def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from statements(s for name in children for s in getattr(inner, name, ()))
 
 
-def waits(sources: Mapping[str, Path]) -> dict[str, set[str]]:
+def waits(modules: Mapping[str, Path]) -> dict[str, set[str]]:
     """Module -> modules whose import it waits for: those that it imports, their packages, and its own package."""
     found: dict[str, set[str]] = {}
-    for name, path in sources.items():
-        names = {name}
-        for node in statements(ast.parse(path.read_text()).body):
-            if isinstance(node, ast.Import):
-                names.update(a.name for a in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names.update((node.module, *(f"{node.module}.{a.name}" for a in node.names)))
-        names.update(str(package) for n in list(names) for package in accumulate(n.split("."), "{}.{}".format))
-        found[name] = (names & sources.keys()) - {name}
+    for name, path in modules.items():
+        names = {name, *imported(name, path, statements(ast.parse(path.read_text()).body), modules)}
+        packages = {str(package) for n in names for package in accumulate(n.split("."), "{}.{}".format)}
+        found[name] = (packages & modules.keys()) - {name}
     return found
 
 
 #: packages that import their own modules, which no other module imports directly
-OWN = {
-    "dpnn_bridge.legacy.nn": "its modules are imported by nothing else",
-    "dpnn_bridge.lua.thnn": "its modules are imported by nothing else",
-}
+OWN = ("dpnn_bridge.legacy.nn", "dpnn_bridge.lua.thnn")
 
 
 def test_no_package_waits_for_its_own_modules() -> None:

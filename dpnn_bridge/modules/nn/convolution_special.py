@@ -76,11 +76,11 @@ class SpatialDepthWiseConvolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         height, width = input.shape[-2:]
-        if not input.requires_grad:  # without a condition on the size, which an exported program could not keep
-            return super().forward(input.flatten(-2).unflatten(-1, (width, height)))
-        if height == width:
-            return super().forward(input)
-        output = super().forward(input.detach().reshape(*input.shape[:-2], width, height))
+        swapped = input.flatten(-2).unflatten(-1, (width, height))
+        # an exported program, whose input needs no gradient, could not keep the condition on the size
+        if not input.requires_grad or height == width:
+            return super().forward(swapped)
+        output = super().forward(swapped.detach())
         unswapped = self._unswapped(input, output.shape[-2:])
         return output + (unswapped - unswapped.detach())
 
