@@ -112,6 +112,8 @@ class Dynamic:
         """Return three inputs with different sizes of the dynamic axes; without dynamic axes, only the example.
 
         Except for the batch, the first input has the sizes of the example. All axes with one name get one size.
+        If none of the three has the batch size of the example, the example is added, except of size 1: see
+        :data:`BATCHES`.
 
         Raises:
             OptionError: the model accepts too few sizes of an axis.
@@ -127,7 +129,9 @@ class Dynamic:
             if refused:
                 raise _invalid("batch", f"the model does not accept the sizes {', '.join(refused)}; omit batch")
         tried |= {n: [own[n], *self._others(n, own, example, module)] for n in self.names if n != "batch"}
-        return [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
+        resized = [self.resized(example, {name: sizes[i] for name, sizes in tried.items()}) for i in range(3)]
+        tried_too = own.get("batch", 1) in (1, *BATCHES)
+        return resized if tried_too else [self.resized(example, own), *resized]
 
     def _accepts(self, module: nn.Module, example: Any, sizes: dict[str, int]) -> bool:
         """Return whether a model without state of earlier inputs runs on the example with other sizes of some axes."""

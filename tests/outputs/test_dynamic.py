@@ -18,7 +18,7 @@ from dpnn_bridge.cli.convert import convert_command
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.errors import ConversionError, OptionError
 from dpnn_bridge.modules.dpnn import SpatialReSampling
-from dpnn_bridge.modules.nn import Bottle, TemporalMaxPooling, Transpose, UpsamplingBilinear2d
+from dpnn_bridge.modules.nn import Add, Bottle, TemporalMaxPooling, Transpose, UpsamplingBilinear2d
 from dpnn_bridge.modules.nn.convolution_special import SpatialDepthWiseConvolution
 from dpnn_bridge.modules.rnn import FastLSTM
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM
@@ -187,7 +187,25 @@ class Cell(nn.Module):
 
 def test_a_model_that_keeps_a_state_is_tried_on_every_batch() -> None:
     x, step = torch.randn(4, 10), FastLSTM(Cell(), input_size=10, output_size=10)
-    assert [len(e) for e in Dynamic.of(True, x).examples(x, step)] == [2, 3, 5]
+    assert [len(e) for e in Dynamic.of(True, x).examples(x, step)] == [4, 2, 3, 5]
+
+
+def test_a_program_runs_on_its_example_and_on_a_batch_as_large_as_a_sample(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.pt2", nn.Sequential(Add(4), nn.Tanh()), input=torch.randn(4, 4), dynamic=True)
+    program = torch.export.load(tmp_path / "m.pt2").module()
+    assert [tuple(program(torch.ones(n, 4)).shape) for n in (1, 3, 4, 5)] == [(1, 4), (3, 4), (4, 4), (5, 4)]
+
+
+class NotFour(nn.Module):
+    """Computes something else for a batch of four."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.tanh() if x.shape[0] == 4 else x.relu()
+
+
+def test_a_program_that_excludes_the_size_of_its_example_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="it runs on 5x4, not on 4x4"):
+        dpnn_bridge.save(tmp_path / "m.pt2", NotFour(), input=torch.randn(4, 4), dynamic=True)
 
 
 @pytest.mark.parametrize("name", ["self", "module", "example", "sizes"])

@@ -168,7 +168,9 @@ class Add(nn.Module):
         init_uniform(self.bias.shape[0], self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.scalar or input.shape == self.bias.shape:
+        # torch.export would record a comparison of the batch size with the size of one bias per element
+        same_dims = input.dim() == self.bias.dim()
+        if self.scalar or (same_dims and input.shape[::-1] == self.bias.shape[::-1]):
             return input + self.bias
         rows = input.unsqueeze(1).flatten(1)
         return (rows + self.bias.reshape(1, -1).expand(rows.shape)).reshape(input.shape)
