@@ -223,7 +223,12 @@ def _check_outputs(path: Path, outputs: Any, module: nn.Module, example: Any, wh
         if any(not d.ok for d in compare("output", again, list(nested.leaves(expected)))):
             raise VerificationError(random) from e
         single, rounding = _computes_in_single(module, example), rounding_of(traceable(module), example, expected)
-        same_outputs(path, outputs, expected, what, rounding, in_single=single)
+        try:
+            same_outputs(path, outputs, expected, what, rounding, in_single=single)
+        except VerificationError as error:
+            same_outputs(path, outputs, expected, what, rounding, in_single=True)
+            advice = "the results agree in single precision only, so try --dtype float32 (model.float())"
+            raise VerificationError(f"{error}; {advice}") from error
 
 
 class _Dtypes(EagerMode):

@@ -20,6 +20,7 @@ from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
 from dpnn_bridge.outputs.onnx_poolings import OnnxPoolings
+from dpnn_bridge.outputs.onnx_scalars import OnnxScalars
 from dpnn_bridge.outputs.plain import json_text
 from dpnn_bridge.outputs.value_names import input_names, output_names
 from dpnn_bridge.outputs.verification import (
@@ -191,7 +192,7 @@ class Onnx(Format):
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with without_log_messages(), OnnxPoolings():
+            with without_log_messages(), OnnxPoolings(), OnnxScalars():
                 program = torch.onnx.export(
                     traceable(module),
                     (example, {}) if isinstance(example, dict) else (example,),  # a last dict is keyword arguments
