@@ -8,6 +8,7 @@ The types of arguments that ``*args`` or ``**kwargs`` collect are not checked.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import typing
 import warnings
@@ -54,6 +55,19 @@ def checks_arguments(function: Callable[P, T]) -> Callable[P, T]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def check_no_file(name: str, value: Any) -> None:
+    """Raise an error for the name of a file where a function takes a value of a model.
+
+    Raises:
+        OptionError: the value is a string, bytes or a path.
+    """
+    if isinstance(value, (str, bytes, PathLike)):
+        raise OptionError(
+            f"{name}= is the {type(value).__name__} {shortened(os.fsdecode(value))!r}; pass a tensor, an array or a "
+            "table of these, such as dpnn_bridge.read_t7(path)"
+        )
 
 
 def bound(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:

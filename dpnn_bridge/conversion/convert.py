@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
-from dpnn_bridge.base.arguments import checks_arguments, renamed
+from dpnn_bridge.base.arguments import check_no_file, checks_arguments, renamed
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.conversion import registry
 from dpnn_bridge.conversion.customized import check_customized
@@ -120,6 +120,7 @@ def _to_lua(
 
     For the arguments see :func:`to_lua` and :func:`to_lua_assuming`.
     """
+    check_no_file("input", input)
     check_customized(module, "a .t7 file", torch7=True)
     with plain_settings(module):
         module = with_stock_classes(unshared(module))

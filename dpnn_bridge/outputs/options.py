@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_type_hints
 
-from dpnn_bridge.base.arguments import check_types
+from dpnn_bridge.base.arguments import check_no_file, check_types
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.checksum import sha256_of
 from dpnn_bridge.base.similar import did_you_mean
@@ -391,8 +391,9 @@ def check_values(options: Mapping[str, Any]) -> None:
     """Check values against the types of the fields of :class:`ConvertOptions`.
 
     Raises:
-        OptionError: a value has the wrong type.
+        OptionError: a value has the wrong type, or the input is the name of a file.
     """
     import torch
 
+    check_no_file("input", options.get("input"))
     check_types("options", get_type_hints(ConvertOptions, localns={"torch": torch}), options)

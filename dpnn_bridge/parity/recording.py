@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import dpnn_bridge.training as training
-from dpnn_bridge.base.arguments import checks_arguments
+from dpnn_bridge.base.arguments import check_no_file, checks_arguments
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.version import package_version
@@ -72,6 +72,7 @@ def record(
     Examples:
         >>> parity.record(model, torch.randn(2, 3), "tests/fixtures/model.t7")   # doctest: +SKIP
     """
+    check_no_file("input", input)
     table = LuaTable(
         [
             ("schema", 1),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import os
 from typing import Any
 
 import torch
 from torch import nn
 
+from dpnn_bridge.base.arguments import check_no_file
 from dpnn_bridge.base.atomic import StrPath
 from dpnn_bridge.base.cached import cached_property
 from dpnn_bridge.base.display import shortened
@@ -162,11 +162,7 @@ def given_reference(input: Any, output: Any) -> LuaTable:
             sizes, so the model would run on another input.
     """
     for name, value in (("input", input), ("output", output)):
-        if isinstance(value, (str, bytes, os.PathLike)):
-            raise OptionError(
-                f"{name}= is the {type(value).__name__} {shortened(os.fsdecode(value))!r}; pass a tensor, an array or "
-                "a table of these, such as dpnn_bridge.read_t7(path)"
-            )
+        check_no_file(name, value)
     for leaf in nested.leaves(input):
         shape = tuple(getattr(leaf, "shape", ()))
         if len(shape) > 1 and 0 in shape:
@@ -202,7 +198,8 @@ def read_reference(reference: StrPath | LuaTable) -> LuaTable:
     """Return a reference, from its file or its table, as a new table.
 
     Raises:
-        NoReferenceError: the reference contains no input, or a mode that is neither ``"train"`` nor ``"eval"``.
+        NoReferenceError: the reference contains no input, a mode that is neither ``"train"`` nor ``"eval"``, or a seed
+            that is no integer.
     """
     table = reference if isinstance(reference, LuaTable) else read_t7(reference)
     name = "reference=" if isinstance(reference, LuaTable) else reference
@@ -211,6 +208,9 @@ def read_reference(reference: StrPath | LuaTable) -> LuaTable:
     mode = table.get("mode")
     if mode not in (None, "train", "eval"):
         raise NoReferenceError(f"{name}: mode must be 'train' or 'eval', found {shortened(repr(mode))}")
+    seed = table.get("seed")
+    if seed is not None and not (isinstance(seed, (int, float)) and float(seed).is_integer()):
+        raise NoReferenceError(f"{name}: seed must be an integer, found {shortened(repr(seed))}")
     return LuaTable(table.items())
 
 

@@ -93,3 +93,18 @@ def test_metadata_of_the_caller_do_not_change(tmp_path: Path, monkeypatch: pytes
     metadata = {"a": 1}
     export(nn.Linear(2, 2), tmp_path / "m.onnx", metadata=metadata, input=torch.ones(1, 2))
     assert metadata == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["x.t7", b"x.t7", Path("x.t7")])
+def test_the_name_of_a_file_is_no_input(name: Any, tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    dpnn_bridge.write_t7(tmp_path / "m.t7", layer)
+    for call in (
+        lambda: dpnn_bridge.convert(tmp_path / "m.t7", tmp_path / "m.onnx", input=name),
+        lambda: dpnn_bridge.save(tmp_path / "m.pt2", layer, input=name),
+        lambda: dpnn_bridge.to_lua(layer, input=name),
+        lambda: dpnn_bridge.parity.record(layer, name, tmp_path / "fixture.t7"),
+    ):
+        with pytest.raises(OptionError, match=r"input= is the .* 'x\.t7'; pass a tensor, an array or a table"):
+            call()
+    assert [p.name for p in tmp_path.iterdir()] == ["m.t7"]
