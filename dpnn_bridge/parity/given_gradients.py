@@ -13,7 +13,7 @@ class GivenGradients(torch.autograd.Function):
     """The output of a layer, whose gradients a function computes.
 
     ``apply(compute, output, *tensors)``: ``compute`` gets the gradient of the output and returns those of ``tensors``.
-    If it returns None, the gradient goes on to the graph of ``output``.
+    If it returns None, the gradient goes on to the graph of ``output``. The result is a view of ``output``.
     """
 
     @staticmethod
@@ -21,7 +21,7 @@ class GivenGradients(torch.autograd.Function):
         ctx: Any, compute: Callable[[Tensor], Sequence[Any] | None], output: Tensor, *tensors: Tensor
     ) -> Tensor:
         ctx.compute, ctx.unused = compute, [None] * len(tensors)
-        return output.clone()
+        return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.parity.given_gradients import GivenGradients, gradients_at
 from dpnn_bridge.parity.influence import Unused
 from dpnn_bridge.parity.layers import copies_input, is_inplace, lua_name
+from dpnn_bridge.parity.shared_gradients import shared_gradients
 
 #: class -> function of the module and its output, which returns the input, computed as in Torch7
 RESTORED: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -97,10 +98,14 @@ def of_torch7(unused: Unused, run: Callable[[nn.Module], list[Difference]]) -> l
         empty if a layer does not run twice.
     """
     found = []
-    for restores in (False, True):
+    for last in (False, True):
         model = unused.copy()
         try:
-            with torch.random.fork_rng(), one_memory(model.modules(), restores=restores):
+            with (
+                torch.random.fork_rng(),
+                one_memory(model.modules(), restores=last),
+                shared_gradients(model.modules(), parameters_last=last),
+            ):
                 found.append({d.name: d for d in run(model)})
         except Exception:  # a layer does not run twice
             return found

@@ -182,10 +182,15 @@ def graph_fields(
         "fg": forward,
         "bg": backward,
         "forwardnodes": LuaTable.from_list(forward_nodes),
-        "backwardnodes": LuaTable.from_list(backward_nodes[i] for i in _topological(len(data), edges)),
+        "backwardnodes": LuaTable.from_list(backward_nodes[i] for i in backward_order(nodes, output_node)),
         "innode": forward_nodes[input_node],
         "outnode": backward_nodes[output_node],
     }
+
+
+def backward_order(nodes: Sequence[GraphNode], output_node: int) -> list[int]:
+    """Return the positions of nodes in the order in which the backward pass of ``nn.gModule`` visits them."""
+    return _topological(len(nodes), _edges(nodes, output_node))
 
 
 def _edges(nodes: Sequence[GraphNode], output_node: int) -> list[tuple[int, int]]:
