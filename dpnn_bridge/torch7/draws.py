@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def torch7_random(seed: float | None, generator: Generator | None = None) -> AbstractContextManager[Any]:
     """Make modules draw Torch7's random numbers after ``torch.manualSeed(seed)``.
 
-    ``F.dropout``, ``bernoulli_``, ``normal_``, ``rand_like`` and ``randn_like`` draw from Torch7's generator, in the
-    order in which the modules run. Other functions, such as ``torch.rand``, still draw from PyTorch's generator.
+    ``F.dropout``, ``F.rrelu``, ``bernoulli_``, ``normal_``, ``multinomial``, ``rand_like`` and ``randn_like`` draw from
+    Torch7's generator, in the order in which the modules run. Other functions, such as ``torch.rand``, still draw from
+    PyTorch's generator.
 
     Args:
         seed: the seed; None changes nothing.
@@ -52,8 +53,12 @@ class Draws(TorchFunctionMode):
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
-        self.fill_bernoulli, self.fill_normal, self.fill_uniform = map(
-            _not_compiled, (generator.fill_bernoulli, generator.fill_normal, generator.fill_uniform)
+        self.fill_bernoulli, self.fill_normal, self.fill_uniform, self.fill_slopes, self.choose = map(
+            _not_compiled,
+            (
+                *(generator.fill_bernoulli, generator.fill_normal, generator.fill_uniform),
+                *(self._fill_slopes, self._choose),
+            ),
         )
         self.draws: dict[Callable[..., Any], Callable[..., Tensor]] = {
             Tensor.bernoulli_: self.bernoulli_,
@@ -61,6 +66,8 @@ class Draws(TorchFunctionMode):
             torch.rand_like: self.rand_like,
             torch.randn_like: self.randn_like,
             F.dropout: self.dropout,
+            F.rrelu: self.rrelu,
+            torch.multinomial: self.multinomial,
         }
 
     def __enter__(self) -> Draws:
@@ -100,6 +107,30 @@ class Draws(TorchFunctionMode):
         if inplace and not (input.is_leaf and input.requires_grad):  # of which autograd refuses changes
             return input.mul_(noise)
         return input * noise  # in this order, Torch7's result to the last bit
+
+    def rrelu(
+        self, input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+    ) -> Tensor:
+        if not training:
+            return F.rrelu(input, lower, upper, False, inplace)
+        lower, upper = input.new_tensor([lower, upper]).tolist()
+        slopes = self.fill_slopes(torch.ones_like(input, requires_grad=False), input.detach() <= 0, lower, upper)
+        if inplace and not (input.is_leaf and input.requires_grad):
+            return input.mul_(slopes)
+        return input * slopes
+
+    def multinomial(self, input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
+        return self.choose(input, num_samples, replacement)
+
+    def _choose(self, input: Tensor, count: int, replacement: bool) -> Tensor:
+        rows = input.detach().cpu().double().reshape(-1, input.shape[-1]).numpy()
+        drawn = [self.generator.multinomial(row, count, replacement) for row in rows]
+        return torch.tensor(drawn, device=input.device).reshape(*input.shape[:-1], count)
+
+    def _fill_slopes(self, t: Tensor, chosen: Tensor, lower: float, upper: float) -> Tensor:
+        """Draw the chosen elements, in their order."""
+        drawn = torch.from_numpy(self.generator.uniforms(int(chosen.sum()), lower, upper))
+        return t.masked_scatter_(chosen, drawn.to(t))
 
 
 def _not_compiled(function: Callable[..., Tensor]) -> Any:

@@ -14,9 +14,13 @@ from torch import nn
 import dpnn_bridge
 from dpnn_bridge import convert, save, verify, write_t7
 from dpnn_bridge.compare.verdict import Verdict
+from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.lua import LuaBridge
-from dpnn_bridge.modules.nn import ConcatTable
+from dpnn_bridge.modules.dpnn import ReinforceBernoulli, ReinforceCategorical
+from dpnn_bridge.modules.facebook.fbnn import NestedDropout
+from dpnn_bridge.modules.nn import Abs, AddConstant, ConcatTable
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
+from dpnn_bridge.torch7.random import Generator
 
 NOISE = """
 require 'nn'
@@ -57,13 +61,42 @@ def test_numbers_that_a_layer_draws_after_a_sandbox(draws: bool, verdict: Verdic
     assert result.verdict is verdict
 
 
-@pytest.mark.parametrize(("lowest", "verdict"), [(-0.1, Verdict.RANDOM), (1.0, Verdict.DIFFERENT)])
-def test_numbers_that_a_layer_draws_after_a_leaky_relu(lowest: float, verdict: Verdict, tmp_path: Path) -> None:
-    """The seed does not determine the slopes of ``nn.RReLU``, which positive numbers do not need."""
-    write_t7(tmp_path / "m.t7", nn.Sequential(nn.RReLU(), nn.Dropout()).double())
-    x = np.array([[lowest, 1.2, 1.4], [1.6, 1.8, 2.0]])
-    table = LuaTable({"input": LuaTensor.from_numpy(x), "output": LuaTensor.from_numpy(2 * x), "seed": 1}.items())
+@pytest.mark.parametrize(("error", "verdict"), [(0.0, Verdict.EQUAL), (1e-9, Verdict.DIFFERENT)])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_slopes_and_categories_are_those_of_the_seed(
+    inplace: bool, error: float, verdict: Verdict, tmp_path: Path
+) -> None:
+    """``nn.RReLU`` draws a slope for each element that is not positive; the next layer continues."""
+    x = np.array([[-0.5, 1.2, 0.0], [1.6, -1.8, 2.0]])
+    generator, y = Generator(1), x.copy()
+    y[x <= 0] *= generator.uniforms(3, 0.125, 0.25)
+    y = np.abs(y) + 0.1
+    category = np.eye(3)[[generator.multinomial(row, 1)[0] for row in y]]
+    net = nn.Sequential(nn.RReLU(0.125, 0.25, inplace), Abs(), AddConstant(0.1), ReinforceCategorical())
+    write_t7(tmp_path / "m.t7", net.double())
+    fields = {"input": x, "output": category + error}
+    table = LuaTable([*((name, LuaTensor.from_numpy(value)) for name, value in fields.items()), ("seed", 1)])
     assert verify(tmp_path / "m.t7", reference=table, mode="train").verdict is verdict
+
+
+@pytest.mark.parametrize("field", ["reward", "after", "neither"])
+def test_a_reward_is_that_of_the_reference_or_of_the_module_after_the_run(field: str, tmp_path: Path) -> None:
+    p, drawn, reward = np.array([[0.3, 0.6], [0.9, 0.2]]), np.array([[0.0, 1.0], [1.0, 1.0]]), np.array([0.5, -2.0])
+    write_t7(tmp_path / "m.t7", ReinforceBernoulli().double())
+    gradient = -(drawn - p) / ((1 - p) * p) * reward[:, None]
+    fields = {"input": p, "output": drawn, "gradOutput": np.ones((2, 2)), "gradInput": gradient}
+    table = LuaTable([(name, LuaTensor.from_numpy(value)) for name, value in fields.items()])
+    table["after"] = dpnn_bridge.to_lua(ReinforceBernoulli().double())
+    table["after"]["output"] = table["output"]
+    if field != "neither":
+        (table if field == "reward" else table["after"])["reward"] = LuaTensor.from_numpy(reward)
+        assert verify(tmp_path / "m.t7", reference=table, mode="train").verdict is Verdict.EQUAL
+        changed = table["gradInput"].numpy()
+        changed *= 1.001
+        assert verify(tmp_path / "m.t7", reference=table, mode="train").verdict is Verdict.DIFFERENT
+    else:
+        with pytest.raises(ConversionError, match="contains the reward as `reward`"):
+            verify(tmp_path / "m.t7", reference=table, mode="train")
 
 
 def test_a_file_draws_the_same_numbers(tmp_path: Path) -> None:
@@ -83,9 +116,9 @@ def test_a_layer_of_pytorch_may_be_called_bridge(tmp_path: Path) -> None:
     assert verify(tmp_path / "m.pt", reference=table, mode="train").verdict is Verdict.RANDOM
 
 
-def test_numbers_before_a_leaky_relu_are_those_of_the_seed(tmp_path: Path) -> None:
-    """Only what runs after ``nn.RReLU`` draws others."""
-    branches = ConcatTable(nn.Dropout(), nn.Sequential(nn.RReLU(), nn.Dropout()))
+def test_numbers_before_a_layer_that_draws_others_are_those_of_the_seed(tmp_path: Path) -> None:
+    """Only what runs after ``fbnn.NestedDropout`` draws others."""
+    branches = ConcatTable(nn.Dropout(), nn.Sequential(NestedDropout(0.5), nn.Dropout()))
     write_t7(tmp_path / "m.t7", branches.double())
     x = np.linspace(-1, 2, 6).reshape(2, 3)
     fields = {

@@ -34,6 +34,13 @@ def _as_unused(x: Tensor) -> Tensor:
         (lambda x: x.bernoulli_(0.3, generator=None), lambda g, x: g.fill_bernoulli(x, 0.3)),
         (nn.init.xavier_normal_, lambda g, x: g.fill_normal(x, 0, (2 / 7) ** 0.5)),
         (lambda x: x.normal_(2, 0), lambda _, x: torch.full_like(x, 2)),
+        (lambda x: F.rrelu(-x, 0.25, 0.5, training=True), lambda g, x: -g.fill_uniform(x, 0.25, 0.5)),
+        (lambda x: F.rrelu(x, 0.25, 0.5, True), lambda _, x: x),
+        (lambda x: F.rrelu(-x, 0.25, 0.5), None),
+        (
+            lambda x: torch.multinomial(x, 4, True).double(),
+            lambda g, x: torch.tensor([g.multinomial(r, 4, True) for r in x]).double(),
+        ),
         (_as_unused, lambda g, x: torch.ones_like(x) * g.fill_bernoulli(x, 0.5) * 2),
         # Torch7's generator cannot draw these
         (lambda x: x.bernoulli_(x / 2), None),

@@ -16,18 +16,20 @@ from dpnn_bridge.objects import LuaObject, LuaTensor
 
 
 class _RewardGradient(torch.autograd.Function):
-    """Returns the sample; the backward pass calls the module's ``gradients``."""
+    """Returns the sample; the backward pass sets the reward, if there is one, and calls the module's ``gradients``."""
 
     @staticmethod
-    def forward(ctx: Any, module: Reinforce, sample: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.module, ctx.adds_gradient = module, True
+    def forward(ctx: Any, module: Reinforce, reward: Tensor | None, sample: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.module, ctx.reward, ctx.adds_gradient = module, reward, True
         ctx.save_for_backward(sample, *inputs)
         return sample.view_as(sample)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         sample, *inputs = ctx.saved_tensors
-        return None, None, *ctx.module.gradients(sample, *inputs)
+        if ctx.reward is not None:
+            ctx.module.reinforce(ctx.reward)
+        return None, None, None, *ctx.module.gradients(sample, *inputs)
 
 
 @lua_class("nn.Reinforce")
@@ -72,9 +74,15 @@ class Reinforce(nn.Module):
             sample = self.sample(*inputs) if self.stochastic or self.training else self.mean(*inputs)
         return self.rewarded(sample, input)
 
-    def rewarded(self, sample: Tensor, input: Any) -> Tensor:
-        """Return ``sample`` with the gradient of its log probability under ``input``."""
-        return _RewardGradient.apply(self, sample, *self.distribution(input))
+    def rewarded(self, sample: Tensor, input: Any, reward: Tensor | None = None) -> Tensor:
+        """Return ``sample`` with the gradient of its log probability under ``input``.
+
+        Args:
+            sample: a sample of the distribution.
+            input: the input.
+            reward: the reward of the sample; default: that of the last :meth:`reinforce` before the backward pass.
+        """
+        return _RewardGradient.apply(self, reward, sample, *self.distribution(input))
 
     def distribution(self, input: Any) -> tuple[Tensor, ...]:
         """Return the parameters of the distribution that the input contains."""
@@ -100,7 +108,7 @@ class Reinforce(nn.Module):
                 f"{name} has no reward: use a reward criterion such as VRClassReward, or call "
                 "dpnn_bridge.training.reinforce(model, reward) between the forward and the backward pass. A criterion "
                 "that was converted apart from the model rewards a copy of it: load both with "
-                "dpnn_bridge.load_checkpoint"
+                "dpnn_bridge.load_checkpoint. A reference of dpnn-verify contains the reward as `reward`"
             )
         if reward.dim() != 1:
             raise RuntimeError(f"{name}: expected a reward of shape (N), found {tuple(reward.shape)}")
@@ -143,7 +151,13 @@ class Reinforce(nn.Module):
             output = after.get("output")
             if not (module.training or module.stochastic) or not isinstance(output, LuaTensor):
                 return None
-            return lambda x: module.rewarded(noise_of(after, "output", module.distribution(x)[0]), x)
+
+            def drawn(x: Any) -> Tensor:
+                (like, *_) = module.distribution(x)
+                reward = noise_of(after, "reward", like) if isinstance(after.get("reward"), LuaTensor) else None
+                return module.rewarded(noise_of(after, "output", like), x, reward)
+
+            return drawn
 
 
 @lua_class("nn.ReinforceBernoulli")

@@ -235,7 +235,7 @@ def keep_samples(module: Any, input: Tensor, dims: int) -> None:
     batch = (*([1] if input.dim() == dims + 1 else []), *input.shape[:-dims])
     samples = module._random_samples
     if samples is None or samples.shape[:2] != batch:
-        module._random_samples = torch.rand((*batch, dims), dtype=input.dtype, device=input.device)
+        module._random_samples = torch.rand_like(input.new_empty(*batch, dims))
 
 
 def reversed_samples(samples: Tensor, module: nn.Module) -> Tensor:
