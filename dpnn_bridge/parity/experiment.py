@@ -38,6 +38,9 @@ from dpnn_bridge.parity.seeds import manual_seed
 #: identifies a comparison: number of the layer in the tree, or -1 for the complete model, and name of the comparison
 Key = tuple[int, str]
 
+#: reason why a layer that ran is not compared
+NO_RESULT = "Torch7 stored no result"
+
 
 @dataclass
 class Outcome:
@@ -50,7 +53,7 @@ class Outcome:
         whole: comparisons of the complete model.
         layers: comparisons of each layer of the tree.
         not_comparable: number of a layer -> reason why its stored result cannot be compared, such as a reused buffer.
-        other_gradients: layers whose stored gradInput differs while that of the model agrees.
+        other_gradients: layers whose stored gradInput differs, while the model's agrees on the same values.
         inexact: numbers of layers that agree within the tolerance, although their stored results may have been changed.
         overwritten: number of a layer -> number of the layer that overwrote its output in Torch7's memory.
     """
@@ -143,7 +146,7 @@ class Experiment:
         self.single, self.tolerance, self.gradient_tolerance = single, tolerance, gradient_tolerance
         self.measured = measured and single
         self.remake, self.running = remake, running
-        self._earlier: dict[str, dict[int, int]] = {}
+        self._overwriters: dict[str, dict[int, int]] = {}  # of the first run
 
     @property
     def runs_single(self) -> bool:
@@ -251,8 +254,7 @@ class Experiment:
                 values = [] if entry is None else entry.outputs if name == "output" else entry.grad_inputs
                 if not values or obj is None or not is_filled(obj.get(name)) or is_restored(obj):
                     if name == "output":
-                        reason = "Torch7 stored no result" if values else "does not run as a separate module"
-                        outcome.not_comparable[i] = reason
+                        outcome.not_comparable[i] = NO_RESULT if values else "does not run as a separate module"
                     continue
                 expected = to_expected(obj[name])
                 if name == "output":
@@ -264,16 +266,19 @@ class Experiment:
                 self.mark(found)
                 for d in (d for d in found if not d.ok):
                     faults.accept(d, node.module, name, order)
+                backward, mismatched = name == "gradInput", any(d.mismatched for d in found)
                 if not all(d.ok for d in found):
                     reason = ""
                     if i in overwriters:
                         reason = f"Torch7 reused the buffer in {outcome.nodes[overwriters[i]].path or 'the model'}"
                     elif len(values) > 1:
                         reason = f"ran {len(values)} times, Torch7 stores one result"
-                    elif agrees[name] and (name == "gradInput" or any(d.mismatched for d in found)):
-                        reason = f"is computed in another way in PyTorch; the model's {name} agrees"
-                        if name == "gradInput":
+                    elif agrees[name] and (all(d.ok for d in outcome.layers[i]) if backward else mismatched):
+                        reason = "is computed in another way in PyTorch"
+                        if backward:
                             outcome.other_gradients.append(i)
+                        else:
+                            reason = f"{reason}; the model's output agrees"
                     if reason:
                         outcome.not_comparable.setdefault(i, f"{name}: {reason}")
                         continue
@@ -296,12 +301,13 @@ class Experiment:
             if name == "output":
                 restored.update(dict.fromkeys(storages(changed_inside(obj)), i))
             results.append((i, values[-1], obj[name]))
-        overwriters = overwritten(results)
-        for i, _, buffer in results:
-            overwriters.update((i, restored[s]) for s in storages(buffer) if s in restored)
-        if name not in self._earlier:  # the first run, in which no layer runs on Torch7's results
-            self._earlier[name] = self._overwritten_earlier(outcome, results, overwriters, name)
-        overwriters |= self._earlier[name]
+        if name not in self._overwriters:
+            # the first run: in later ones a container returns Torch7's result, which its last layer did not compute
+            found = overwritten(results)
+            for i, _, buffer in results:
+                found.update((i, restored[s]) for s in storages(buffer) if s in restored)
+            self._overwriters[name] = found | self._overwritten_earlier(outcome, results, found, name)
+        overwriters = {**self._overwriters[name]}
         if name == "output":
             self._overwritten_in_lua(outcome, results, overwriters)
         return overwriters

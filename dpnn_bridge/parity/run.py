@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ from dpnn_bridge.base.display import listed
 from dpnn_bridge.compare import nested
 from dpnn_bridge.compare.differences import Difference, Tolerance, errors, scale_of
 from dpnn_bridge.compare.limited import take_comparison, without_repeats
+from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import fields, registry
+from dpnn_bridge.conversion.fields import record_of
 from dpnn_bridge.conversion.lua_values import to_expected
+from dpnn_bridge.objects import LuaObject
 from dpnn_bridge.parity.accepted import accept_as
 from dpnn_bridge.parity.aliased import discard_aliased
-from dpnn_bridge.parity.experiment import Experiment, Outcome
+from dpnn_bridge.parity.experiment import NO_RESULT, Experiment, Outcome
 from dpnn_bridge.parity.faults import without_affected
 from dpnn_bridge.parity.judge import judge, random_layers
 from dpnn_bridge.parity.layers import decades, object_of
@@ -88,18 +92,34 @@ def compare_with_reference(result: Verification, experiment: Experiment, outcome
         result.notes.append(f"{_resolution(outcome, experiment)} {WITHOUT_LAYERS}")
     if per_layer.other_gradients:
         layers = [f"{result.layers[i].path} ({result.layers[i].class_name})" for i in per_layer.other_gradients]
-        result.notes.append(
-            f"Not compared: the stored gradInput of {listed(layers)}. It differs, but the model's gradInput agrees, so "
-            "PyTorch may compute it in another way."
-        )
+        of_model = [d.verdict for d in outcome.whole if d.name.startswith("gradInput")]
+        agrees = "but the model's gradInput agrees, so PyTorch may compute it in another way"
+        text = "and so does the model's gradInput" if {Verdict.KNOWN, Verdict.DIFFERENT} & {*of_model} else agrees
+        result.notes.append(f"Not compared: the stored gradInput of {listed(layers)}. It differs, {text}.")
     result.layers[0].differences += [d for d in outcome.whole if d.name.startswith(WHOLE)]
     _assign(result, per_layer)
     if experiment.after is not None:
-        found = object_of(outcome.nodes, experiment.after)  # also of Torch7's clones, which are not layers
-        missing = sum(id(node.module) not in found for node in outcome.nodes)
-        if missing:
-            result.notes.append(f"{missing} of {len(outcome.nodes)} layers have no results in the reference's `after`.")
+        result.notes += _about_after(outcome, per_layer, experiment.after)
     result.histogram = dict(sorted(_histogram(outcome, experiment).items()))
+
+
+def _about_after(outcome: Outcome, per_layer: Outcome, after: LuaObject) -> Iterator[str]:
+    """Yield notes about layers that were not compared, because the module after the run lacks them or their results."""
+    found = object_of(outcome.nodes, after)  # also of Torch7's clones, which are not layers
+    missing, number = sum(id(node.module) not in found for node in outcome.nodes), len(outcome.nodes)
+    if missing:
+        yield f"{missing} of {number} layers were not found in the reference's `after`, so they were not compared."
+    records = [(node, record_of(node.module), found.get(id(node.module))) for node in outcome.nodes]
+    other = [
+        f"{node.path or 'the model'} ({obj.class_name}, not {record.class_name})"
+        for node, record, obj in records
+        if record and obj and record.class_name.rpartition(".")[2] != obj.class_name.rpartition(".")[2]
+    ]
+    if other:
+        yield f"The reference's `after` contains layers of other classes than the model: {listed(other)}."
+    ran = {i for i, (_, _, obj) in enumerate(records) if i and obj is not None and outcome.entry(i) is not None}
+    if ran and ran <= {i for i, reason in per_layer.not_comparable.items() if reason == NO_RESULT}:
+        yield f"The reference's `after` contains no results of layers, as after clearState. {WITHOUT_LAYERS}"
 
 
 def _accept_repeated(outcome: Outcome, per_layer: Outcome) -> None:

@@ -242,10 +242,10 @@ def test_html_page_is_complete_in_itself(deviating: Path, tmp_path: Path) -> Non
     page = re.sub(r"<script.*?</script>", "", whole, flags=re.S)  # tests/pictures/test_browser.py runs them
     for tag in ("details", "div", "span", "section", "a", "svg", "table"):
         assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
-    assert len(re.findall(r"<(circle|path) class=bad", page)) == 4
+    assert len(re.findall(r"<(circle|path) class=bad", page)) == 5
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r"https?://", page)
-    assert "✗ 4 of 53 comparisons fail: forward different, gradients different" in page
+    assert "✗ 5 of 54 comparisons fail: forward different, gradients different" in page
     (number,) = re.findall(r"First layer that deviates: <a href=#layer-(\d+)><b>modules\[5\]\.modules\[1\]", page)
     assert re.search(rf"class='row bad first' id=layer-{number}>", page)
     assert set(re.findall(r"href=#(layer-\d+)", page)) <= set(re.findall(r"id=(layer-\d+)", page))
