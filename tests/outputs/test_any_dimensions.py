@@ -15,6 +15,7 @@ import dpnn_bridge
 from dpnn_bridge.conversion import to_lua, to_torch
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import ConversionError
+from dpnn_bridge.modules.nn import SelectTable
 from dpnn_bridge.parity.torch7_jobs import class_names, job, run_jobs
 
 #: layer, and shapes for which the written module computes the same
@@ -28,6 +29,8 @@ RIGHT: list[tuple[nn.Module, tuple[tuple[int, ...], ...]]] = [
     (nn.ConstantPad2d((1, 0, 2, -1), 0.3), ((2, 4, 4), (2, 4, 4, 4), (2, 4, 3, 4, 4))),
     (nn.ConstantPad2d((-1, -1, 0, -1), 0.3), ((2, 4, 4), (2, 4, 4, 4), (2, 4, 3, 4, 4))),
     (nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softmax(-2)), ((4, 3, 5), (2, 4, 3, 5))),
+    (nn.Sequential(nn.LSTM(3, 4), SelectTable(1), nn.Linear(4, 2), nn.LogSoftmax(-1)), ((5, 2, 3), (4, 1, 3))),
+    (nn.Sequential(nn.GRU(3, 4), SelectTable(1), nn.ReLU(), nn.Linear(4, 2)), ((5, 2, 3), (4, 1, 3))),
     (nn.AdaptiveAvgPool3d((2, None, 3)), ((4, 5, 5, 5), (2, 4, 5, 5, 5))),
     (nn.AdaptiveAvgPool3d(1), ((4, 5, 5, 5), (2, 4, 5, 5, 5), (2, 4, 5, 5, 5, 3))),
     (nn.AdaptiveMaxPool2d((None, 2)), ((4, 5, 5), (2, 4, 5, 5))),

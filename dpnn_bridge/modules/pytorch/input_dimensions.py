@@ -6,12 +6,13 @@ from torch import nn
 
 from dpnn_bridge.conversion.contexts import LuaContext
 from dpnn_bridge.conversion.fields import submodules
+from dpnn_bridge.modules.nn.table import SelectTable
 
 _PREFIXES = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
-#: number of dimensions -> layers whose output for a batch has this number
+#: number of dimensions -> layers whose output (the first element of a tuple) for a batch has this number
 AFTER: dict[int, tuple[type[nn.Module], ...]] = {
     2: (nn.Flatten,),
-    3: tuple(getattr(nn, f"{prefix}1d") for prefix in _PREFIXES),
+    3: (*(getattr(nn, f"{prefix}1d") for prefix in _PREFIXES), nn.RNNBase),
     4: tuple(getattr(nn, f"{prefix}2d") for prefix in (*_PREFIXES, "BatchNorm")),
     5: tuple(getattr(nn, f"{prefix}3d") for prefix in (*_PREFIXES, "BatchNorm")),
 }
@@ -71,4 +72,6 @@ def _after(layer: nn.Module, dims: int | None) -> int | None:
         return dims and dims + 1
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
         return None
+    if isinstance(layer, SelectTable):  # of an LSTM, GRU or RNN
+        return dims if layer.index == 1 else None
     return next((n for n, types in AFTER.items() if isinstance(layer, types)), None)
