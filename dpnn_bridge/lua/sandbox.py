@@ -163,9 +163,8 @@ class Sandbox:
                 self._limit_cpu_time()
             released = list(self.released)
             message = self._encoded((operation, released, *args))
-            del self.released[: len(released)]
             late = f"a call took more than {self.max_seconds:g} seconds (max_seconds)"
-            return self._exchange(message, time.monotonic() + self.max_seconds, late)
+            return self._exchange(message, time.monotonic() + self.max_seconds, late, len(released))
 
     def close(self) -> None:
         """End the process. A call that runs in another thread, or around this one, raises :class:`LuaBridgeError`."""
@@ -184,9 +183,10 @@ class Sandbox:
     def _encoded(self, request: Any) -> list[Any]:
         return encoded(request, self._number)
 
-    def _exchange(self, message: list[Any], deadline: float, late: str) -> Any:
+    def _exchange(self, message: list[Any], deadline: float, late: str, released: int = 0) -> Any:
         try:
             self._busy = True
+            del self.released[:released]  # here, where an interruption ends the process
             self._channel.write(message, deadline)
             while True:
                 kind, content = self._answer(deadline)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -907,6 +908,21 @@ def test_a_value_that_cannot_be_passed_does_not_end_the_sandbox(shared: LuaBridg
         assert len(shared._sandbox.released) == len(kept) + 1  # is sent with the next request
     assert echo(10**300) == 1e300
     assert shared.kind_of(5) == "number"
+    assert not shared._sandbox.released
+
+
+def test_an_interruption_before_a_request_loses_no_released_value(
+    shared: LuaBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo, released = shared.execute("return function(x) return x end"), shared.execute("return print")
+    del released
+    waiting = shared._sandbox.released[:]
+    with monkeypatch.context() as patched:
+        patched.setattr(shared._sandbox, "_exchange", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            echo(1)
+    assert shared._sandbox.released == waiting != []
+    assert echo(1) == 1
     assert not shared._sandbox.released
 
 
