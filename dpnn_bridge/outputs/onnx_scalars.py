@@ -6,32 +6,28 @@ numbers to single precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-#: method of tensors -> function of tensors; a name with a leading r exchanges the operands
-_ARITHMETIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "add": torch.add,
-    "sub": torch.sub,
-    "mul": torch.mul,
-    "div": torch.div,
-    "truediv": torch.div,
-    "true_divide": torch.div,
-    "subtract": torch.sub,
-    "multiply": torch.mul,
-    "divide": torch.div,
-}
+#: functions of a tensor and a number; a method in place has an underscore behind its name, an operator two around it
+_ARITHMETIC = frozenset(
+    (
+        *("add", "sub", "rsub", "subtract", "mul", "multiply", "div", "rdiv", "rtruediv", "divide", "true_divide"),
+        *("add_", "sub_", "subtract_", "mul_", "multiply_", "div_", "divide_", "true_divide_"),
+    )
+)
 #: types in which a number and a tensor with this number give equal results
 _PRECISE = (torch.float32, torch.float64)
 
 
-def _as_tensor(number: float, like: Tensor) -> Tensor:
+def _as_tensor(value: Any, like: Tensor) -> Any:
     """Return a number as a tensor with one dimension, which ``torch.onnx`` compares with no number."""
-    return torch.tensor([number] if like.dim() else number, dtype=like.dtype, device=like.device)
+    if type(value) is not float:
+        return value
+    return torch.tensor([value] if like.dim() else value, dtype=like.dtype, device=like.device)
 
 
 class OnnxScalars(TorchFunctionMode):
@@ -39,12 +35,8 @@ class OnnxScalars(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "").removeprefix("__").removesuffix("__")
-        operation = _ARITHMETIC.get(name) or _ARITHMETIC.get(name.removeprefix("r"))
-        if operation is None or kwargs or len(args) != 2:
-            return func(*args, **(kwargs or {}))
-        tensor, number = args if isinstance(args[0], Tensor) else args[::-1]
-        if type(number) is not float or not isinstance(tensor, Tensor) or tensor.dtype not in _PRECISE:
-            return func(*args)
-        other = _as_tensor(number, tensor)
-        exchanged = name not in _ARITHMETIC or tensor is not args[0]
-        return operation(other, tensor) if exchanged else operation(tensor, other)
+        if name in _ARITHMETIC and not kwargs and len(args) == 2:
+            tensor = next((a for a in args if isinstance(a, Tensor)), None)
+            if tensor is not None and tensor.dtype in _PRECISE:
+                args = [_as_tensor(value, tensor) for value in args]
+        return func(*args, **(kwargs or {}))
