@@ -45,7 +45,7 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
     b"\xfd7zXZ\0": lambda packed: _XzFile(packed),
 }
 #: accepted compression methods of a zip archive; others need unlimited memory
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 #: flag of an encrypted file in a zip archive
 _ENCRYPTED = 1
 #: maximum memory to decompress an .xz file; `xz -9` needs 65 MiB
@@ -194,9 +194,7 @@ def _unpacked(path: Path, folder: Callable[[], Path], name: str) -> Path:
                 if archive.getinfo(member).flag_bits & _ENCRYPTED:
                     raise NotT7Error(f"{name}: an encrypted zip archive; extract it first")
                 if archive.getinfo(member).compress_type not in _METHODS:
-                    raise NotT7Error(
-                        f"{name}: a zip archive with another compression than deflate and bzip2; extract it first"
-                    )
+                    raise NotT7Error(f"{name}: a zip archive with another compression than deflate; extract it first")
                 with archive.open(member) as file:
                     return _copy(file, _empty(folder()) / _base(member), allowed, name)
     except MemoryError as e:
