@@ -255,7 +255,7 @@ def _compare_computed_weights(
     scratch = copy.copy(layers.result)
     scratch.layers = [replace(layer, differences=[], converted=[]) for layer in layers.result.layers]
     scratch.whole, scratch.notes = [], []
-    _compare_tensors(NamedLayers(scratch, module), module, right)
+    _compare_tensors(layers.on(scratch), module, right)
     expected = {(layer.path, d.name) for layer in scratch.layers for d in layer.converted if not d.ok}
     if not expected:
         return

@@ -29,8 +29,8 @@ from dpnn_bridge.parity.bounded import RunLimits
 from dpnn_bridge.parity.buffers import changed_inside, is_filled, lua_tensors, overwritten, storages
 from dpnn_bridge.parity.faults import Faults, compare_output
 from dpnn_bridge.parity.fixture import check_module, floating_buffers
-from dpnn_bridge.parity.in_place import is_restored
-from dpnn_bridge.parity.layers import Calls, Given, Node, is_inplace, object_of, recorded, tree
+from dpnn_bridge.parity.in_place import is_restored, may_share_memory
+from dpnn_bridge.parity.layers import Calls, Given, Node, in_plain_containers, is_inplace, object_of, recorded, tree
 from dpnn_bridge.parity.left_results import LeftResults
 from dpnn_bridge.parity.lua_layers import compare_field, input_after_forward, returns_field
 from dpnn_bridge.parity.seeds import manual_seed
@@ -244,6 +244,7 @@ class Experiment:
         of_model = {n: [d.ok for d in outcome.whole if d.name.startswith(n)] for n in ("output", "gradInput")}
         agrees = {name: bool(found) and all(found) for name, found in of_model.items()}
         order = None if on_given else outcome.order()
+        same_gradient = set() if may_share_memory(outcome.module) else in_plain_containers(outcome.nodes)
         for name in ("output", "gradInput") if self.backward else ("output",):
             overwriters = self._overwritten(outcome, objects, name)
             if name == "output":
@@ -267,13 +268,14 @@ class Experiment:
                 for d in (d for d in found if not d.ok):
                     faults.accept(d, node.module, name, order)
                 backward, mismatched = name == "gradInput", any(d.mismatched for d in found)
+                other_gradient = i not in same_gradient and all(d.ok for d in outcome.layers[i])
                 if not all(d.ok for d in found):
                     reason = ""
                     if i in overwriters:
                         reason = f"Torch7 reused the buffer in {outcome.nodes[overwriters[i]].path or 'the model'}"
                     elif len(values) > 1:
                         reason = f"ran {len(values)} times, Torch7 stores one result"
-                    elif agrees[name] and (all(d.ok for d in outcome.layers[i]) if backward else mismatched):
+                    elif agrees[name] and (other_gradient if backward else mismatched):
                         reason = "is computed in another way in PyTorch"
                         if backward:
                             outcome.other_gradients.append(i)

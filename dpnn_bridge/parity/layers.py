@@ -66,6 +66,21 @@ def tree(module: nn.Module, path: str = "", depth: int = 0, seen: set[int] | Non
         yield from tree(child, f"{prefix}modules[{i}]", depth + 1, seen)
 
 
+#: containers that pass the gradients of their layers on as they are
+_PLAIN = frozenset(("nn.Sequential", "nn.ConcatTable", "nn.ParallelTable", "nn.Concat", "nn.DepthConcat", "nn.gModule"))
+
+
+def in_plain_containers(nodes: list[Node]) -> set[int]:
+    """Return the numbers of the layers for which all modules around them pass gradients on as they are."""
+    found, around = set(), []
+    for i, node in enumerate(nodes):
+        del around[node.depth :]
+        if all(around):
+            found.add(i)
+        around.append(lua_name(node.module) in _PLAIN)
+    return found
+
+
 #: criterions that compute their gradient in Torch7 from the input and the target alone
 _KEEP_NOTHING = frozenset(
     f"nn.{name}Criterion"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,14 @@ class NamedLayers:
         self.by_id: dict[int, Layer] = {id(node.module): layer for node, layer in pairs}
         self.result, self.names = result, {id(m): name for name, m in module.named_modules()}
         self.by_name: dict[str, Layer] = {n: self.by_id[i] for i, n in self.names.items() if i in self.by_id}
+
+    def on(self, result: Verification) -> NamedLayers:
+        """Return the same names for the layers of another verification of the module."""
+        other, of_other = copy.copy(self), dict(zip(map(id, self.result.layers), result.layers, strict=True))
+        other.result = result
+        other.by_id = {key: of_other[id(layer)] for key, layer in self.by_id.items()}
+        other.by_name = {name: of_other[id(layer)] for name, layer in self.by_name.items()}
+        return other
 
     def of(self, name: str) -> Layer:
         """Return the layer of the module with this name; for a submodule that is not a layer, the layer around it."""

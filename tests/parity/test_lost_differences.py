@@ -296,13 +296,21 @@ def test_a_grad_output_of_numpy_is_an_array_of_numbers() -> None:
 MLP = FIXTURES / "nn" / "nn.Sequential" / "Sequential__mlp__double_train.t7"
 
 
-def test_the_stored_gradient_of_a_layer_that_is_not_compared_is_named() -> None:
+def test_the_stored_gradient_of_a_layer_in_plain_containers_is_compared() -> None:
     reference = dpnn_bridge.read_t7(MLP)
     assert not any("gradInput" in note for note in verify(MLP, key="module", reference=reference).notes)
     reference["after"]["modules"][2]["gradInput"].torch()[0, 0] += 0.5
     result = verify(MLP, key="module", reference=reference)
+    assert result.verdict is Verdict.DIFFERENT
+    assert (first := result.first_deviating) is not None
+    assert first.path == "modules[2]"
+
+
+def test_the_stored_gradient_of_a_layer_that_is_not_compared_is_named() -> None:
+    """``nn.TrimZero`` gives its layer other rows."""
+    result = verify(FIXTURES / "rnn" / "head" / "TrimZero" / "TrimZero__online_zero__double_train.t7")
     assert result.verdict is Verdict.EQUAL
-    assert any("the stored gradInput of modules[2] (nn.Tanh)" in note for note in result.notes)
+    assert any("the stored gradInput of modules[1] (nn.Linear)" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("mode", [None, "train", "eval", "training", "Train", True])
