@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import dpnn_bridge
 from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.modules.dpnn.glimpse import SpatialGlimpse
-from dpnn_bridge.modules.nn import TemporalConvolution, TemporalMaxPooling
+from dpnn_bridge.modules.nn import JoinTable, MapTable, TemporalConvolution, TemporalMaxPooling
 from dpnn_bridge.parity.graph_results import NO_VALUE
 from dpnn_bridge.parity.verify import verify
 
@@ -135,3 +135,16 @@ def test_an_index_that_last_bits_change_explains_no_difference(tmp_path: Path) -
     dpnn_bridge.save(tmp_path / "other.onnx", dpnn_bridge.load(tmp_path / "other.t7").eval(), input=value)
     assert verify(tmp_path / "other.t7", tmp_path / "other.onnx", input=value).verdict is Verdict.EQUAL
     assert verify(tmp_path / "source.t7", tmp_path / "other.onnx", input=value).verdict is Verdict.DIFFERENT
+
+
+def test_a_wrong_graph_of_a_model_that_adds_layers_when_it_runs_is_different(tmp_path: Path) -> None:
+    """``nn.MapTable`` adds a clone for each element of its input."""
+    model = nn.Sequential(MapTable(nn.Linear(3, 2)), JoinTable(1)).eval()
+    x = [torch.randn(2, 3), torch.randn(2, 3)]
+    dpnn_bridge.write_t7(tmp_path / "model.t7", model)
+    dpnn_bridge.save(tmp_path / "right.onnx", dpnn_bridge.load(tmp_path / "model.t7").eval(), input=x)
+    assert verify(tmp_path / "model.t7", tmp_path / "right.onnx", input=x).verdict == Verdict.EQUAL
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)
+    dpnn_bridge.save(tmp_path / "wrong.onnx", model, input=x)
+    assert verify(tmp_path / "model.t7", tmp_path / "wrong.onnx", input=x).verdict == Verdict.DIFFERENT
