@@ -26,6 +26,7 @@ from dpnn_bridge.errors import (
 )
 from dpnn_bridge.loaders import write_t7
 from dpnn_bridge.modules.dpnn.decorator import DontCast
+from dpnn_bridge.modules.nn import MapTable
 from dpnn_bridge.modules.rnn.seq_lstm import SeqLSTM, SeqLSTMP
 from dpnn_bridge.objects import LuaObject, LuaTable, LuaTensor
 from dpnn_bridge.outputs import ExportContext, export
@@ -348,3 +349,13 @@ def test_a_random_layer_is_named_whose_draws_do_not_change_the_output(suffix: st
     model = torch.nn.Sequential(Noisy(), torch.nn.Threshold(1e6, 0.0))
     with pytest.raises(VerificationError, match="draws random numbers"):
         dpnn_bridge.save(tmp_path / f"m{suffix}", model, input=torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_map_of_a_layer_with_buffers_that_never_ran(suffix: str, shared: bool, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    mapped = MapTable(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), shared=shared)
+    dpnn_bridge.save(tmp_path / f"m{suffix}", mapped.eval(), input=[torch.randn(4, 3), torch.randn(4, 3)])
+    assert len(mapped) == 1

@@ -244,8 +244,10 @@ class MapTable(SlicedWithArguments):
         """Add clones of the first module until there are ``length`` modules."""
         while len(self) < length:
             spend_steps(_CLONE * sum(1 for _ in self[0].modules()))
-            shared = {id(p): p for p in self[0].parameters()} if self.shared else {}
-            self.append(copy.deepcopy(self[0], shared))
+            exporting = torch.compiler.is_exporting()  # no tensor can be copied, and the clones compute the same
+            shared = [*self[0].parameters()] if self.shared or exporting else []
+            shared += self[0].buffers() if exporting else []
+            self.append(copy.deepcopy(self[0], {id(t): t for t in shared}))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Have as many clones as the model whose state is loaded."""
