@@ -72,6 +72,15 @@ class Outcome:
         """Return the calls of a layer; None if the layer did not run as a module."""
         return self.calls.get(id(self.nodes[i].module))
 
+    def added(self) -> Iterator[tuple[int, nn.Module]]:
+        """Yield the modules that the run added, such as clones, each with the number of the layer around it."""
+        numbers, around = {id(node.module): i for i, node in enumerate(self.nodes)}, []
+        for node in tree(self.module):
+            del around[node.depth :]
+            around.append(numbers.get(id(node.module), around[-1] if around else 0))
+            if id(node.module) not in numbers:
+                yield around[-1], node.module
+
     def order(self) -> dict[int, int]:
         """Return ``id(module)`` -> position of its last call in the order in which calls of all modules ended."""
         return {i: entry.last for i, entry in self.calls.items()}
@@ -290,11 +299,13 @@ class Experiment:
 
     def _overwritten(self, outcome: Outcome, objects: dict[int, LuaObject], name: str) -> dict[int, int]:
         """Return number of each layer whose result was overwritten in Torch7's memory -> number of the other layer."""
-        ran = [(e.last, i, e) for i in range(len(outcome.nodes)) if (e := outcome.entry(i)) is not None and e.outputs]
+        modules = [(i, node.module) for i, node in enumerate(outcome.nodes)]
+        modules += [(~i, module) for i, module in outcome.added()]  # negative numbers, which are not those of layers
+        ran = [(e.last, i, module, e) for i, module in modules if (e := outcome.calls.get(id(module))) and e.outputs]
         ran.sort(key=lambda run: run[0], reverse=name == "gradInput")
         results, restored = [], {}
-        for _, i, entry in ran:
-            obj = objects.get(id(outcome.nodes[i].module))
+        for _, i, module, entry in ran:
+            obj = objects.get(id(module))
             values = entry.outputs if name == "output" else entry.grad_inputs
             if obj is None or not values or not is_filled(obj.get(name)):
                 continue
@@ -303,11 +314,12 @@ class Experiment:
             if name == "output":
                 restored.update(dict.fromkeys(storages(changed_inside(obj)), i))
             results.append((i, values[-1], obj[name]))
+        found = overwritten(results)
+        found |= {i: restored[s] for i, _, buffer in results for s in storages(buffer) if s in restored}
+        results = [result for result in results if result[0] >= 0]
         if name not in self._overwriters:
             # the first run: in later ones a container returns Torch7's result, which its last layer did not compute
-            found = overwritten(results)
-            for i, _, buffer in results:
-                found.update((i, restored[s]) for s in storages(buffer) if s in restored)
+            found = {i: max(j, ~j) for i, j in found.items() if i >= 0}
             self._overwriters[name] = found | self._overwritten_earlier(outcome, results, found, name)
         overwriters = {**self._overwriters[name]}
         if name == "output":

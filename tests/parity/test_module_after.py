@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dpnn_bridge.compare.verdict import Verdict
 from dpnn_bridge.conversion import to_torch
 from dpnn_bridge.conversion.lua_values import lua_value
 from dpnn_bridge.errors import NoReferenceError
+from dpnn_bridge.lua.torch7 import run_torch7
 from dpnn_bridge.objects import LuaObject, LuaTable
 from dpnn_bridge.parity.verify import verify
 
@@ -90,3 +92,29 @@ def test_a_seed_that_is_no_integer_is_refused(tmp_path: Path) -> None:
         table = LuaTable({"input": lua_value(X), "output": lua_value(hidden()), "seed": seed}.items())
         with pytest.raises(NoReferenceError, match="seed must be an integer, found"):
             verify(tmp_path / "m.t7", reference=table)
+
+
+#: the second clone of ``nn.ReLU(true)`` overwrites the result of the second branch
+CLONES = """
+require 'nn'
+torch.manualSeed(3)
+local function branch() return nn.Sequential():add(nn.Linear(4, 3)) end
+local net = nn.Sequential():add(nn.ConcatTable():add(branch()):add(branch()))
+net:add(nn.MapTable():add(nn.Sequential():add(nn.ReLU(true)):add(nn.Linear(3, 2)))):add(nn.JoinTable(2))
+local function copy(v) return torch.deserialize(torch.serialize(v)) end
+local before, x = copy(net), torch.randn(2, 4)
+local reference = {mode = 'train', input = copy(x), output = copy(net:forward(x))}
+reference.gradOutput = copy(reference.output):normal()
+net:zeroGradParameters()
+reference.gradInput = copy(net:backward(x, copy(reference.gradOutput)))
+reference.gradParams = copy(select(2, net:parameters()))
+reference.after = net
+return before, reference
+"""
+
+
+@pytest.mark.torch7
+def test_a_clone_in_place_overwrites_the_result_of_a_layer_before_it(tmp_path: Path) -> None:
+    net, table = run_torch7(CLONES, program=os.environ["DPNN_TORCH7"])
+    write_t7(tmp_path / "m.t7", net)
+    assert verify(tmp_path / "m.t7", reference=table).verdict in (Verdict.EQUAL, Verdict.ROUNDING)
