@@ -66,7 +66,7 @@ _IF_ONCE = frozenset(
     f"nn.{name}"
     for name in (
         *("ConcatTable", "CAddTable", "JoinTable", "LookupTable", "Dropout", "SpatialMaxPooling"),
-        *("SpatialAveragePooling", "BatchNormalization", "SpatialBatchNormalization"),
+        *("SpatialAveragePooling", "BatchNormalization", "SpatialBatchNormalization", "GradientReversal"),
     )
 )
 

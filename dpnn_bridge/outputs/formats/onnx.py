@@ -19,6 +19,7 @@ from dpnn_bridge.compare import nested
 from dpnn_bridge.errors import ConversionError
 from dpnn_bridge.outputs.dynamic import Dynamic
 from dpnn_bridge.outputs.format import ORIGIN, ExportContext, Format
+from dpnn_bridge.outputs.onnx_activations import OnnxActivations
 from dpnn_bridge.outputs.onnx_poolings import OnnxPoolings
 from dpnn_bridge.outputs.onnx_scalars import OnnxScalars
 from dpnn_bridge.outputs.plain import json_text
@@ -192,7 +193,7 @@ class Onnx(Format):
         dynamic = Dynamic.of(context.options.get("dynamic", False), context.example, inputs)
         *_, example = context.written = dynamic.examples(context.example, module)
         try:
-            with without_log_messages(), OnnxPoolings(), OnnxScalars():
+            with without_log_messages(), OnnxPoolings(), OnnxActivations(), OnnxScalars():
                 program = torch.onnx.export(
                     traceable(module),
                     (example, {}) if isinstance(example, dict) else (example,),  # a last dict is keyword arguments
