@@ -314,16 +314,16 @@ class Experiment:
             if name == "output":
                 restored.update(dict.fromkeys(storages(changed_inside(obj)), i))
             results.append((i, values[-1], obj[name]))
-        found = overwritten(results)
-        found |= {i: restored[s] for i, _, buffer in results for s in storages(buffer) if s in restored}
-        results = [result for result in results if result[0] >= 0]
+        of_layers = [result for result in results if result[0] >= 0]
         if name not in self._overwriters:
             # the first run: in later ones a container returns Torch7's result, which its last layer did not compute
+            found = overwritten(results)
+            found |= {i: restored[s] for i, _, buffer in results for s in storages(buffer) if s in restored}
             found = {i: max(j, ~j) for i, j in found.items() if i >= 0}
-            self._overwriters[name] = found | self._overwritten_earlier(outcome, results, found, name)
+            self._overwriters[name] = found | self._overwritten_earlier(outcome, of_layers, found, name)
         overwriters = {**self._overwriters[name]}
         if name == "output":
-            self._overwritten_in_lua(outcome, results, overwriters)
+            self._overwritten_in_lua(outcome, of_layers, overwriters)
         return overwriters
 
     def _overwritten_earlier(

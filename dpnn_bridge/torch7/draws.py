@@ -53,11 +53,11 @@ class Draws(TorchFunctionMode):
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
-        self.fill_bernoulli, self.fill_normal, self.fill_uniform, self.fill_slopes, self.choose = map(
+        self.fill_bernoulli, self.fill_normal, self.fill_uniform, self.slopes, self.multinomials = map(
             _not_compiled,
             (
                 *(generator.fill_bernoulli, generator.fill_normal, generator.fill_uniform),
-                *(self._fill_slopes, self._choose),
+                *(generator.slopes, generator.multinomials),
             ),
         )
         self.draws: dict[Callable[..., Any], Callable[..., Tensor]] = {
@@ -104,9 +104,7 @@ class Draws(TorchFunctionMode):
         if not training or not p:
             return input
         noise = self.fill_bernoulli(torch.empty_like(input), 1 - p) / (1 - p)
-        if inplace and not (input.is_leaf and input.requires_grad):  # of which autograd refuses changes
-            return input.mul_(noise)
-        return input * noise  # in this order, Torch7's result to the last bit
+        return _product(input, noise, inplace)
 
     def rrelu(
         self, input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
@@ -114,23 +112,17 @@ class Draws(TorchFunctionMode):
         if not training:
             return F.rrelu(input, lower, upper, False, inplace)
         lower, upper = input.new_tensor([lower, upper]).tolist()
-        slopes = self.fill_slopes(torch.ones_like(input, requires_grad=False), input.detach() <= 0, lower, upper)
-        if inplace and not (input.is_leaf and input.requires_grad):
-            return input.mul_(slopes)
-        return input * slopes
+        return _product(input, self.slopes(input.detach(), lower, upper), inplace)
 
     def multinomial(self, input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
-        return self.choose(input, num_samples, replacement)
+        return self.multinomials(input, num_samples, replacement)
 
-    def _choose(self, input: Tensor, count: int, replacement: bool) -> Tensor:
-        rows = input.detach().cpu().double().reshape(-1, input.shape[-1]).numpy()
-        drawn = [self.generator.multinomial(row, count, replacement) for row in rows]
-        return torch.tensor(drawn, device=input.device).reshape(*input.shape[:-1], count)
 
-    def _fill_slopes(self, t: Tensor, chosen: Tensor, lower: float, upper: float) -> Tensor:
-        """Draw the chosen elements, in their order."""
-        drawn = torch.from_numpy(self.generator.uniforms(int(chosen.sum()), lower, upper))
-        return t.masked_scatter_(chosen, drawn.to(t))
+def _product(input: Tensor, noise: Tensor, inplace: bool) -> Tensor:
+    """Return the product, in this order: Torch7's result to the last bit."""
+    if inplace and not (input.is_leaf and input.requires_grad):  # of which autograd refuses changes
+        return input.mul_(noise)
+    return input * noise
 
 
 def _not_compiled(function: Callable[..., Tensor]) -> Any:

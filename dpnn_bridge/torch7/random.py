@@ -332,3 +332,15 @@ class Generator:
 
     def fill_bernoulli(self, t: torch.Tensor, p: float = 0.5) -> torch.Tensor:
         return t.copy_(torch.from_numpy(self.bernoullis(t.numel(), p)).view(t.shape))
+
+    def slopes(self, t: torch.Tensor, lower: float, upper: float) -> torch.Tensor:
+        """Return the factors of ``nn.RReLU``: a uniform number for each element that is not positive, else 1."""
+        slopes, chosen = torch.ones_like(t), t <= 0
+        drawn = torch.from_numpy(self.uniforms(int(chosen.sum()), lower, upper))
+        return slopes.masked_scatter_(chosen, drawn.to(slopes))
+
+    def multinomials(self, weights: torch.Tensor, count: int, replace: bool = False) -> torch.Tensor:
+        """Return the results of :meth:`multinomial` for each row of ``weights``."""
+        rows = weights.detach().cpu().double().reshape(-1, weights.shape[-1]).numpy()
+        drawn = torch.tensor([self.multinomial(row, count, replace) for row in rows], device=weights.device)
+        return drawn.reshape(*weights.shape[:-1], count)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from formula import linear, lua, random
 from torch import Tensor, nn
+from torch7_recording import RECORD
 
 from dpnn_bridge import write_t7
 from dpnn_bridge.compare.verdict import Verdict
@@ -176,24 +177,6 @@ def test_an_idle_layer_in_place_leaves_the_places_of_other_elements() -> None:
     assert memories.part(x).positions.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-#: the end of both programs: a reference for ``net`` in ``mode``, with an input of ``size``
-RECORD = """
-if mode == 'train' then net:training() else net:evaluate() end
-local before = torch.deserialize(torch.serialize(net))
-local function copy(v) return torch.deserialize(torch.serialize(v)) end
-local function normal(v)
-   if torch.isTensor(v) then v:normal() else for _, part in ipairs(v) do normal(part) end end
-   return v
-end
-local reference = {mode = mode, input = torch.randn(size)}
-local x = copy(reference.input)
-reference.output = copy(net:forward(x))
-reference.gradOutput = normal(copy(reference.output))
-net:zeroGradParameters()
-reference.gradInput = net:backward(x, copy(reference.gradOutput))
-reference.gradParams = select(2, net:parameters())
-return before, reference
-"""
 BRANCHES = """
 require 'nn'
 local name, arguments, last = ...

@@ -9,6 +9,7 @@ import pytest
 from formula import linear, lua, random
 from torch import Tensor
 from torch.nn import functional as F
+from torch7_recording import RECORD_WITH_MODULE
 
 from dpnn_bridge import write_t7
 from dpnn_bridge.compare.verdict import Verdict
@@ -97,24 +98,16 @@ def test_a_seed_that_is_no_integer_is_refused(tmp_path: Path) -> None:
 #: the second clone of ``nn.ReLU(true)`` overwrites the result of the second branch
 CLONES = """
 require 'nn'
+local mode, size = 'train', torch.LongStorage{2, 4}
 torch.manualSeed(3)
 local function branch() return nn.Sequential():add(nn.Linear(4, 3)) end
 local net = nn.Sequential():add(nn.ConcatTable():add(branch()):add(branch()))
 net:add(nn.MapTable():add(nn.Sequential():add(nn.ReLU(true)):add(nn.Linear(3, 2)))):add(nn.JoinTable(2))
-local function copy(v) return torch.deserialize(torch.serialize(v)) end
-local before, x = copy(net), torch.randn(2, 4)
-local reference = {mode = 'train', input = copy(x), output = copy(net:forward(x))}
-reference.gradOutput = copy(reference.output):normal()
-net:zeroGradParameters()
-reference.gradInput = copy(net:backward(x, copy(reference.gradOutput)))
-reference.gradParams = copy(select(2, net:parameters()))
-reference.after = net
-return before, reference
 """
 
 
 @pytest.mark.torch7
 def test_a_clone_in_place_overwrites_the_result_of_a_layer_before_it(tmp_path: Path) -> None:
-    net, table = run_torch7(CLONES, program=os.environ["DPNN_TORCH7"])
+    net, table = run_torch7(CLONES + RECORD_WITH_MODULE, program=os.environ["DPNN_TORCH7"])
     write_t7(tmp_path / "m.t7", net)
     assert verify(tmp_path / "m.t7", reference=table).verdict in (Verdict.EQUAL, Verdict.ROUNDING)

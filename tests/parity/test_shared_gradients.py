@@ -10,6 +10,7 @@ import torch
 from formula import linear, lua, random
 from torch import Tensor
 from torch.nn import functional as F
+from torch7_recording import RECORD_WITH_MODULE
 
 from dpnn_bridge import write_t7
 from dpnn_bridge.compare.verdict import Verdict
@@ -73,6 +74,7 @@ def test_a_sum_that_is_not_in_place_gives_each_branch_its_own_gradient(tmp_path:
 NETWORKS = """
 require 'nngraph'
 local name = ...
+local mode, size = 'train', torch.LongStorage{3, 4}
 local S, table_of, sum = nn.Sequential, nn.ConcatTable, nn.CAddTable
 local function linear() return nn.Linear(4, 4) end
 local function relu() return S():add(linear()):add(nn.ReLU(true)) end
@@ -114,16 +116,7 @@ local networks = {
    end,
 }
 torch.manualSeed(3)
-local function copy(v) return torch.deserialize(torch.serialize(v)) end
 local net = networks[name]()
-local before, x = copy(net), torch.randn(3, 4)
-local reference = {mode = 'train', input = copy(x), output = copy(net:forward(x))}
-reference.gradOutput = copy(reference.output):normal()
-net:zeroGradParameters()
-reference.gradInput = copy(net:backward(x, copy(reference.gradOutput)))
-reference.gradParams = copy(select(2, net:parameters()))
-reference.after = net
-return before, reference
 """
 
 
@@ -137,7 +130,7 @@ return before, reference
     ],
 )
 def test_gradients_of_torch7_are_known(name: str, stored: bool, tmp_path: Path) -> None:
-    net, table = run_torch7(NETWORKS, name, program=os.environ["DPNN_TORCH7"])
+    net, table = run_torch7(NETWORKS + RECORD_WITH_MODULE, name, program=os.environ["DPNN_TORCH7"])
     if not stored:
         del table["after"]
     result = verified(net, table, tmp_path)

@@ -158,9 +158,8 @@ def _multinomial(r: Tensor, g: Generator, p: Tensor, count: float, replace: bool
         raise TorchError("bad argument #2 (cannot sample n_sample <= 0 samples)")
     if not replace and n > p.size[-1]:
         raise TorchError("bad argument #2 (cannot sample n_sample > prob_dist:size(1) samples without replacement)")
-    rows = p.t.double().reshape(-1, p.size[-1]).numpy()
-    r.resize((len(rows), n))
-    r.write(torch.tensor([g.multinomial(row, n, replace) for row in rows]) + 1)
+    r.resize((p.size[0], n))
+    r.write(g.multinomials(p.t, n, replace) + 1)
     if is_vector:
         r.resize((n,))
         p.resize((p.size[1],))

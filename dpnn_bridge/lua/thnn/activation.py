@@ -256,9 +256,7 @@ def rrelu(
     x = input.t
     lower, upper = cast_number(lower, input.ty), cast_number(upper, input.ty)
     if train:
-        slopes = torch.ones_like(x)
-        count = int((x <= 0).sum())
-        slopes[x <= 0] = torch.from_numpy(generator.uniforms(count, lower, upper)).to(x.dtype)
+        slopes = generator.slopes(x, lower, upper)
         noise.assign(slopes)
     else:
         slopes = torch.where(x <= 0, x.new_tensor((lower + upper) / 2), 1.0)
