@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
 from dpnn_bridge.base.remote import manifest_path
 from dpnn_bridge.base.writing import write_file
-from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError
+from dpnn_bridge.errors import OutputError, OutputExistsError, T7FormatError, T7Warning
 
 Line = dict[str, Any]
 
@@ -56,7 +57,7 @@ class Manifest:
     def __init__(self, path: str | Path) -> None:
         self.path = manifest_path(path)
         self._file = os.path.realpath(self.path)  # a link that appears later in a shared folder is not followed
-        lines = _lines(self.path) if os.path.exists(self.path) else []
+        lines, _ = _lines(self.path) if os.path.exists(self.path) else ([], [])
         self._last = {line["target"]: line for line in lines}
         self._equal = {line["target"]: line for line in lines if line["verdict"] == "equal"}
 
@@ -114,19 +115,30 @@ def _open_without_link(name: str, flags: int) -> int:
 def last_lines(path: Path) -> dict[str, Line]:
     """Return the last line of each target, by target.
 
+    Warns:
+        T7Warning: a line is incomplete, because the program that wrote it was killed; the line is ignored.
+
     Raises:
-        T7FormatError: a line is damaged. Incomplete lines of killed programs are ignored.
+        T7FormatError: a line is damaged.
         NotT7Error: the path is not a regular file, or the file is too large.
     """
-    return {line["target"]: line for line in _lines(path)}
+    lines, incomplete = _lines(path)
+    if incomplete:
+        numbers = ", ".join(str(number) for number in incomplete[:5]) + ", …" * (len(incomplete) > 5)
+        which = f"line {numbers} is" if len(incomplete) == 1 else f"lines {numbers} are"
+        advice = "run the conversion again to convert files that the other lines do not list"
+        warnings.warn(f"{path}: {which} incomplete and ignored; {advice}", T7Warning, stacklevel=2)
+    return {line["target"]: line for line in lines}
 
 
 @wrap_errors(T7FormatError, "reading the manifest")
-def _lines(path: Path) -> list[Line]:
-    return list(_parsed(path))
+def _lines(path: Path) -> tuple[list[Line], list[int]]:
+    """Return the lines of a manifest, and the numbers of incomplete lines of killed programs."""
+    incomplete: list[int] = []
+    return list(_parsed(path, incomplete)), incomplete
 
 
-def _parsed(path: Path) -> Iterator[Line]:
+def _parsed(path: Path, incomplete: list[int]) -> Iterator[Line]:
     check_file(path, _MAX_BYTES)
     with open_input(path) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
@@ -134,28 +146,32 @@ def _parsed(path: Path) -> Iterator[Line]:
             if not text.strip():  # two programs may have ended the same incomplete line
                 continue
             try:
-                line = _parse_line(text)
+                line, is_whole = _parse_line(text)
             except (ValueError, RecursionError) as error:
                 # an incomplete line of a killed program, perhaps inside a string or a table
                 at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc) - 1
                 is_cut = at_end or not text.endswith(b"}")
                 if text.startswith(b"{") and is_cut:
+                    incomplete.append(number)
                     continue
                 raise T7FormatError(
                     f"line {number} is not a manifest line: {error}; remove the line, or name another file",
                     source=str(path),
                 ) from error
+            if not is_whole:
+                incomplete.append(number)
             yield line
 
 
-def _parse_line(text: bytes) -> Line:
+def _parse_line(text: bytes) -> tuple[Line, bool]:
+    """Return the last object of a line, and whether no incomplete one precedes it."""
     try:
         line = parse_json(text + b"\n")
     except ValueError:
         start = text.rfind(_LINE_START)  # `cat` appends the next manifest to an incomplete last line
         if start <= 0:
             raise
-        return _parse_line(text[start:])
+        return _parse_line(text[start:])[0], False
     if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
         raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
-    return line
+    return line, True

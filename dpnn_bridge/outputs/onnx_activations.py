@@ -1,7 +1,7 @@
 """Compute the activations that ``torch.onnx`` exports inexactly with other operations.
 
 It exports the logarithm of a sigmoid as such, which is infinite from -90 on in single precision. It rounds bounds and
-replaced values to single precision.
+replaced values to single precision. It cannot export ``F.rrelu``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,25 @@ def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fa
     return torch.where(input <= input.new_tensor(threshold), input.new_tensor(value), input)
 
 
+def _softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    return input - _clamp(input, -lambd, lambd)
+
+
+def _rrelu(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Tensor:
+    return F.leaky_relu(input, (lower + upper) / 2)
+
+
+#: function -> the same in evaluation mode, in any precision
+_REPLACED: dict[Any, Callable[..., Tensor]] = {F.logsigmoid: _log_sigmoid, F.rrelu: _rrelu}
 #: function -> the same in double precision
 _IN_DOUBLE: dict[Any, Callable[..., Tensor]] = {
     torch.clamp: _clamp,
     Tensor.clamp: _clamp,
     F.hardtanh: _hardtanh,
     F.threshold: _threshold,
+    F.softshrink: _softshrink,
 }
 
 
@@ -47,12 +60,12 @@ class OnnxActivations(TorchFunctionMode):
     """Replaces the activations that ``torch.onnx`` exports inexactly, inside the ``with`` block."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.logsigmoid and args[0].is_floating_point():
-            return _log_sigmoid(*args)
-        replaced = _IN_DOUBLE.get(func)
-        if replaced is not None and args and args[0].dtype == torch.float64:
+        replaced = _REPLACED.get(func) or _IN_DOUBLE.get(func)
+        precise = (torch.float64,) if func in _IN_DOUBLE else (torch.float32, torch.float64)
+        if replaced is not None and args and args[0].dtype in precise:
             given = inspect.signature(replaced).bind(*args, **(kwargs or {})).arguments
             numbers = [value for name, value in given.items() if name != "input"]
-            if not given.get("inplace") and not any(isinstance(value, Tensor) for value in numbers):
+            changes = given.get("inplace") or given.get("training")
+            if not changes and not any(isinstance(value, Tensor) for value in numbers):
                 return replaced(**given)
         return func(*args, **(kwargs or {}))

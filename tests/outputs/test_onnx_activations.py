@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript", reason="needs the extra onnx")
 X = torch.tensor([[-6000.0, -90.0, -0.35, -0.3, -0.1], [0.0, 0.05, 0.1, 0.7, 300.0]])
 LAYERS = [
     *(nn.LogSigmoid(), nn.Hardtanh(-0.3, 0.7), nn.Threshold(0.1, 0.3), nn.ReLU6()),
-    *(nn.Hardtanh(-6.3, 6.3), nn.Threshold(-9, -9.1)),
+    *(nn.Hardtanh(-6.3, 6.3), nn.Threshold(-9, -9.1), nn.Softshrink(0.1)),
 ]
 
 
@@ -29,6 +29,12 @@ def test_values_that_the_example_does_not_contain(layer: nn.Module, dtype: torch
     torch.testing.assert_close(run(tmp_path / "m.onnx", x), layer(x), rtol=tolerance, atol=tolerance)
 
 
+def test_rrelu_in_evaluation_mode(tmp_path: Path) -> None:
+    layer = nn.RReLU(0.1, 0.5).eval()
+    dpnn_bridge.save(tmp_path / "m.onnx", layer, input=torch.rand(2, 5))
+    torch.testing.assert_close(run(tmp_path / "m.onnx", X), layer(X))
+
+
 def test_other_values_and_calls_are_those_of_pytorch() -> None:
     x = torch.tensor([0.2, float("nan"), -3.0, 0.9], dtype=torch.float64)
     calls = [
@@ -38,6 +44,8 @@ def test_other_values_and_calls_are_those_of_pytorch() -> None:
         lambda x: nn.functional.hardtanh(x),
         lambda x: nn.functional.hardtanh(x.clone(), -0.5, 0.5, inplace=True),
         lambda x: nn.functional.threshold(x, 0.3, value=7.0),
+        lambda x: nn.functional.softshrink(x),
+        lambda x: nn.functional.rrelu(x, training=False),
     ]
     for call in calls:
         with OnnxActivations():
