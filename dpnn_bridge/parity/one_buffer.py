@@ -67,6 +67,9 @@ _IF_ONCE = frozenset(
     for name in (
         *("ConcatTable", "CAddTable", "JoinTable", "LookupTable", "Dropout", "SpatialMaxPooling"),
         *("SpatialAveragePooling", "BatchNormalization", "SpatialBatchNormalization", "GradientReversal"),
+        *("FlattenTable", "SelectTable", "NarrowTable", "SplitTable", "CSubTable"),
+        *("Select", "Narrow", "Transpose", "Unsqueeze", "Squeeze", "Replicate", "Padding", "SpatialZeroPadding"),
+        *("Mean", "Sum", "Max", "Min", "SpatialUpSamplingNearest", "Contiguous"),
     )
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -329,18 +330,8 @@ def gradients_of_torch7(model: Any, x: Tensor, g: Tensor) -> list[Tensor]:
         return [g_first @ first.weight, *parameters]
 
 
-@pytest.mark.parametrize("last", [None, "in place"])
-@pytest.mark.parametrize("shared", [nn.ReLU(), IN_PLACE, nn.Tanh()], ids=["ReLU", "ReLU in place", "Tanh"])
-def test_gradients_from_an_overwritten_result_are_a_known_difference_and_wrong_ones_are_not(
-    shared: nn.Module, last: str | None
-) -> None:
-    """Also beside layers in place: the container gives the next layer ``output``, the memory of the last use."""
-    model: Any = chain(shared).train()
-    x, g = torch.randn(5, 4).double(), torch.randn(5, 3).double()
-    right = gradients_of_torch7(model, x, g if last is None else g * (model(x) > 0))
-    if last is not None:
-        model.append(IN_PLACE if shared is not IN_PLACE else copy.deepcopy(IN_PLACE))
-    assert not torch.allclose(right[3], torch.autograd.grad(model(x), model[2].weight, g)[0])
+def check_gradients(model: nn.Module, x: Tensor, g: Tensor, right: list[Tensor]) -> None:
+    """Check that Torch7's gradients of :func:`chain` are known differences, and that each wrong one is different."""
 
     def verdicts(gradients: list[Tensor]) -> dict[str, Verdict]:
         table = reference(x, model(x).detach())
@@ -354,6 +345,48 @@ def test_gradients_from_an_overwritten_result_are_a_known_difference_and_wrong_o
     for i, name in enumerate(["gradInput", *(f"gradParams[{n}]" for n in range(1, 7))]):
         wrong = [value * 1.5 if i == n else value for n, value in enumerate(right)]
         assert verdicts(wrong)[name] == Verdict.DIFFERENT
+
+
+@pytest.mark.parametrize("last", [None, "in place"])
+@pytest.mark.parametrize("shared", [nn.ReLU(), IN_PLACE, nn.Tanh()], ids=["ReLU", "ReLU in place", "Tanh"])
+def test_gradients_from_an_overwritten_result_are_a_known_difference_and_wrong_ones_are_not(
+    shared: nn.Module, last: str | None
+) -> None:
+    """Also beside layers in place: the container gives the next layer ``output``, the memory of the last use."""
+    model: Any = chain(shared).train()
+    x, g = torch.randn(5, 4).double(), torch.randn(5, 3).double()
+    right = gradients_of_torch7(model, x, g if last is None else g * (model(x) > 0))
+    if last is not None:
+        model.append(IN_PLACE if shared is not IN_PLACE else copy.deepcopy(IN_PLACE))
+    assert not torch.allclose(right[3], torch.autograd.grad(model(x), model[2].weight, g)[0])
+
+    check_gradients(model, x, g, right)
+
+
+#: layers that return their input
+SAME = {
+    "Narrow": [lua("nn.Narrow", dimension=2, index=1, length=4)],
+    "Transpose": [lua("nn.Transpose", permutations=LuaTable.from_list([LuaTable.from_list([1, 2])]))] * 2,
+    "Replicate": [
+        lua("nn.Replicate", nfeatures=3, dim=1, ndim=math.inf),
+        lua("nn.Select", dimension=1, index=2),
+        lua("nn.Contiguous"),
+    ],
+    "Unsqueeze": [
+        lua("nn.Unsqueeze", pos=2),
+        lua("nn.Mean", dimension=2, nInputDims=-1, squeeze=True, sizeAverage=True),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_wrong_gradient_beside_a_layer_that_reads_no_values(name: str) -> None:
+    model: Any = chain(nn.Tanh()).train()
+    x, g = torch.randn(5, 4).double(), torch.randn(5, 3).double()
+    right = gradients_of_torch7(model, x, g)
+    for layer in reversed(SAME[name]):
+        model.insert(1, to_torch(layer))
+    check_gradients(model, x, g, right)
 
 
 SCRIPT = """
@@ -406,6 +439,22 @@ elseif name == 'branches' then
    local t = nn.Tanh()
    local table = nn.ConcatTable():add(sequence(t, nn.Linear(4, 4), t)):add(sequence(t, nn.Linear(4, 4)))
    model = sequence(nn.Linear(4, 4), table, nn.CAddTable(), t, nn.Linear(4, 4))
+elseif name:find('once ') then
+   local function table(...) local t = nn.ConcatTable(); for _, m in ipairs {...} do t:add(m) end; return t end
+   local t, mean, image = nn.Tanh(), nn.Replicate(4, 2), nn.Reshape(1, 2, 2)
+   local once = ({
+      Select = sequence(nn.Select(2, 3), mean), Narrow = sequence(nn.Narrow(2, 2, 3), nn.Padding(2, 1)),
+      Transpose = sequence(nn.Transpose({1, 2}), nn.Transpose({1, 2})), Mean = sequence(nn.Mean(2), mean),
+      Sum = sequence(nn.Sum(2), mean), Max = sequence(nn.Max(2), mean), Min = sequence(nn.Min(2), mean),
+      Unsqueeze = sequence(nn.Unsqueeze(2), nn.Squeeze(2)), Contiguous = nn.Contiguous(),
+      SplitTable = sequence(nn.SplitTable(2), nn.SelectTable(2), mean),
+      CSubTable = sequence(table(t, nn.Linear(4, 4)), nn.CSubTable()),
+      FlattenTable = sequence(table(t, table(nn.Linear(4, 4), nn.Identity())), nn.FlattenTable(), nn.CAddTable()),
+      NarrowTable = sequence(table(t, nn.Linear(4, 4), nn.Identity()), nn.NarrowTable(2, 2), nn.CAddTable()),
+      SpatialZeroPadding = sequence(image, nn.SpatialZeroPadding(1, 0, 0, 0), nn.Reshape(6), nn.Linear(6, 4)),
+      SpatialUpSamplingNearest = sequence(image, nn.SpatialUpSamplingNearest(2), nn.Reshape(16), nn.Linear(16, 4)),
+   })[name:sub(6)]
+   model = sequence(nn.Linear(4, 4), t, nn.Linear(4, 4), once, t, nn.Linear(4, 4))
 else
    local arguments = {Threshold = {0.1, -0.2}, MulConstant = {0.7}, AddConstant = {0.3}, Add = {4}, CMul = {4},
                       HardShrink = {0.1}, SoftShrink = {0.1}}
@@ -424,6 +473,9 @@ return before, reference
 NAMES = ["block", "convolution", "branches", "Tanh", "Sigmoid", "SoftMax", "LogSoftMax", "Exp", "ReLU", "ReLU6"]
 NAMES += ["LeakyReLU", "PReLU", "Threshold", "HardTanh", "Abs", "Square", "MulConstant", "AddConstant", "Identity"]
 NAMES += ["Add", "Mul", "CMul", "HardShrink", "SoftShrink", "SoftSign"]
+ONCE = ["Select", "Narrow", "Transpose", "Mean", "Sum", "Max", "Min", "Unsqueeze", "Contiguous", "SplitTable"]
+ONCE += ["CSubTable", "FlattenTable", "NarrowTable", "SpatialZeroPadding", "SpatialUpSamplingNearest"]
+NAMES += [f"once {name}" for name in ONCE]
 
 
 @pytest.mark.torch7
