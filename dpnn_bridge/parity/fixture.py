@@ -19,7 +19,7 @@ from dpnn_bridge.base.arguments import checks_arguments
 from dpnn_bridge.base.boundary import wrap_errors
 from dpnn_bridge.base.display import described, shortened
 from dpnn_bridge.compare.differences import Difference, Result, Tolerance, compare
-from dpnn_bridge.compare.nested import as_table, backward, cast, require_grad
+from dpnn_bridge.compare.nested import as_table, backward, cast, leaves, require_grad
 from dpnn_bridge.compare.precision import full_precision
 from dpnn_bridge.conversion import fields, registry
 from dpnn_bridge.conversion.convert import convert_object
@@ -183,6 +183,10 @@ def _run_and_compare(
             differences += _compare_after(module, fixture, versions, tolerance, options)
             return result
 
+        is_loss = len(arguments) > 1 or not any(isinstance(o, Tensor) and o.dim() for o in leaves(output))
+        if grad_output is None and not is_loss:
+            advice = "add the gradient that `backward` got, or use gradients=False (--no-backward)"
+            raise VerificationError(f"the reference contains gradInput or gradParams, but no gradOutput; {advice}")
         if fixture.get("reward") is not None:
             training.reinforce(module, value("reward"))
         zero_grad(module)

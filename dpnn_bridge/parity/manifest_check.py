@@ -155,7 +155,9 @@ def check_line(line: Line, classes: ClassOptions, folder: str | None = None) -> 
             paths = []
             for name, checksum in (("source", "sha256"), ("target", "target_sha256")):
                 file = stack.enter_context(local_file(locations[name], unpack=name == "source"))
-                if checksum_of(file.path) != line.get(checksum):
+                if not isinstance(line.get(checksum), str):
+                    return _result(line, "different", f"the line has no {checksum}")
+                if checksum_of(file.path) != line[checksum]:
                     return _result(line, "different", f"{line[name]} has changed since the conversion")
                 paths.append(file.path)
             return _compare(line, paths[0], paths[1], classes, options)
@@ -201,7 +203,7 @@ def _refusal_reason(line: Line, folder: str) -> str:
         if "://" in name or name[:2] in ("//", "\\\\"):
             reason = f"{shortened(name)} is not a local file"
         elif not os.path.isabs(name) and not _is_below(os.path.realpath(name), folder):
-            reason = f"{shortened(name)} is outside the folder of the manifest"
+            reason = f"{shortened(name)}, relative to the working directory, is outside the folder of the manifest"
         else:
             continue
         return f"{reason}; {_ADVICE}"

@@ -101,6 +101,14 @@ def test_nothing_is_fetched(scheme: str, place: str, folder: Path) -> None:
             server.accept()
 
 
+@pytest.mark.parametrize("name", ["sha256", "target_sha256"])
+def test_a_line_without_a_checksum(name: str, folder: Path) -> None:
+    each = line(folder / "model.t7", folder / "model.pt")
+    del each[name]
+    result = verified(folder, each)
+    assert (result.exit_code, f"different: the line has no {name}" in result.stderr) == (4, True)
+
+
 def test_links_and_relative_names_lead_to_no_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (folder / "link.pt").symlink_to("evil.py")

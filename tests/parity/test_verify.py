@@ -23,6 +23,7 @@ from dpnn_bridge.cli.verify import verify_command
 from dpnn_bridge.conversion import noise
 from dpnn_bridge.conversion.lua_values import lua_value, to_value
 from dpnn_bridge.errors import OptionError, OutputExistsError, VerificationError
+from dpnn_bridge.loaders import read_t7, write_t7
 from dpnn_bridge.modules.nn import CAddTable
 from dpnn_bridge.modules.rnn import Recurrence
 from dpnn_bridge.modules.rnn.clones import shared_clone
@@ -367,6 +368,18 @@ def test_gradients_of_such_outputs_may_have_their_structure(
 def test_a_fixture_without_a_module_is_one_error() -> None:
     with pytest.raises(VerificationError, match="contains no module; pass the module to check_module"):
         parity.check(LuaTable({"input": 1}))
+
+
+@pytest.mark.parametrize("name", ["gradInput", "gradParams"])
+def test_gradients_without_the_gradient_of_the_output_are_one_error(name: str, tmp_path: Path) -> None:
+    table = read_t7(RESIDUAL)
+    for other in {"gradOutput", "gradInput", "gradParams"} - {name}:
+        table[other] = None
+    write_t7(tmp_path / "ref.t7", table)
+    result = run(tmp_path / "ref.t7")
+    assert result.exit_code == VerificationError.exit_code
+    assert "no gradOutput; add the gradient that `backward` got, or use --no-backward" in result.stderr
+    assert run(tmp_path / "ref.t7", "--no-backward").exit_code == 0
 
 
 def test_recording_leaves_the_model_as_it_was(tmp_path: Path) -> None:
