@@ -37,6 +37,7 @@ _MANY = 100
 _searches_to_skip: dict[Path, int] = {}  # parent -> number of searches for abandoned folders to skip
 _deferred: list[int] | None = None  # signals received during :func:`defer_signals`
 _ignored: int | None = None  # signal whose exception Python ignored in :func:`clean_up_on_signals`
+_raised: int | None = None  # signal whose exception was raised there, and that a library may have caught
 _without_exception = False  # whether this is inside :func:`end_without_exception`
 
 
@@ -284,9 +285,10 @@ def clean_up_on_signals() -> Iterator[None]:
 def raise_ignored() -> Iterator[None]:
     """Raise the exception of a signal at the end of the ``with`` block if Python ignored it.
 
-    Python ignores it if the signal comes during a finalizer (``__del__``).
+    Python ignores it if the signal comes during a finalizer (``__del__``). If the block ends with another exception, a
+    signal that was caught inside is raised too: some imports of PyTorch catch it and then fail.
     """
-    global _ignored
+    global _ignored, _raised
     hook = sys.unraisablehook
 
     def remember(error: sys.UnraisableHookArgs) -> None:
@@ -300,19 +302,19 @@ def raise_ignored() -> Iterator[None]:
     try:
         try:
             yield
-        except Exception:  # an effect of the removed folders, if a signal ends the program
-            _raise_again()
+        except Exception:  # an effect of the signal, such as removed folders or an incomplete import
+            _raise_again(_ignored or _raised)
             raise
-        _raise_again()
+        _raise_again(_ignored)
     finally:
         sys.unraisablehook = hook
-        _ignored = None
+        _ignored = _raised = None
 
 
-def _raise_again() -> None:
-    """Raise the exception of a signal that Python ignored, in the main thread."""
-    if _ignored is not None and threading.current_thread() is threading.main_thread():
-        raise _exception_of(_ignored)
+def _raise_again(number: int | None) -> None:
+    """Raise the exception of a signal, in the main thread."""
+    if number is not None and threading.current_thread() is threading.main_thread():
+        raise _exception_of(number)
 
 
 def _exception_of(number: int) -> KeyboardInterrupt:
@@ -368,6 +370,7 @@ def _moving() -> Iterator[None]:
 
 
 def _end(number: int, _frame: Any) -> None:
+    global _raised
     if _deferred is not None:
         _deferred.append(number)
         return
@@ -379,6 +382,7 @@ def _end(number: int, _frame: Any) -> None:
     if _without_exception:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
+    _raised = number
     raise _exception_of(number)
 
 

@@ -22,6 +22,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,33 +146,41 @@ def _parsed(path: Path, incomplete: list[int]) -> Iterator[Line]:
             text = text.strip(b"\0\r\n")  # a machine that crashed may have left zeros instead of a line
             if not text.strip():  # two programs may have ended the same incomplete line
                 continue
-            try:
-                line, is_whole = _parse_line(text)
-            except (ValueError, RecursionError) as error:
-                # an incomplete line of a killed program, perhaps inside a string or a table
-                at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc) - 1
-                is_cut = at_end or not text.endswith(b"}")
-                if text.startswith(b"{") and is_cut:
-                    incomplete.append(number)
-                    continue
-                raise T7FormatError(
-                    f"line {number} is not a manifest line: {error}; remove the line, or name another file",
-                    source=str(path),
-                ) from error
-            if not is_whole:
+            lines: list[Line] = []
+            pieces = _pieces(text)
+            for piece in pieces:
+                try:
+                    lines.append(_parse_line(piece))
+                except (ValueError, RecursionError) as error:
+                    if piece is pieces[-1] and not _is_cut(piece, error):
+                        raise T7FormatError(
+                            f"line {number} is not a manifest line: {error}; remove the line, or name another file",
+                            source=str(path),
+                        ) from error
+            if len(lines) < len(pieces):
                 incomplete.append(number)
-            yield line
+            yield from lines
 
 
-def _parse_line(text: bytes) -> tuple[Line, bool]:
-    """Return the last object of a line, and whether no incomplete one precedes it."""
-    try:
-        line = parse_json(text + b"\n")
-    except ValueError:
-        start = text.rfind(_LINE_START)  # `cat` appends the next manifest to an incomplete last line
-        if start <= 0:
-            raise
-        return _parse_line(text[start:])[0], False
+def _pieces(text: bytes) -> list[bytes]:
+    """Return the objects of a line: one, or several if ``cat`` appended a manifest to a line without its end."""
+    before, *others = text.split(_LINE_START)
+    if not others or not (before or others[1:]):
+        return [text]
+    with suppress(ValueError, RecursionError):  # an object inside begins in the same way
+        _parse_line(text)
+        return [text]
+    return [before] * bool(before) + [_LINE_START + other for other in others]
+
+
+def _is_cut(text: bytes, error: Exception) -> bool:
+    """Return whether the text is what a killed program left of a line, perhaps up to a string or a table inside."""
+    at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc) - 1
+    return text.startswith(b"{") and (at_end or not text.endswith(b"}"))
+
+
+def _parse_line(text: bytes) -> Line:
+    line = parse_json(text + b"\n")
     if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in _REQUIRED):
         raise ValueError(f"it lacks one of {', '.join(_REQUIRED)}")
-    return line, True
+    return line

@@ -184,6 +184,9 @@ def _histogram(outcome: Outcome, experiment: Experiment) -> Counter[int]:
     if entry and entry.outputs:
         expected = without_affected(outcome.module, entry.outputs[-1], to_expected(table.get("output")))
         _count(histogram, entry.outputs[-1], expected, experiment.tolerance)
+    if experiment.backward and entry and entry.grad_inputs and table.get("gradInput") is not None:
+        expected = to_expected(table["gradInput"])
+        _count(histogram, entry.grad_inputs[-1], expected, experiment.gradient_tolerance)
     if experiment.backward and table.get("gradParams") is not None:
         scale = table.get("scale")
         grads = [g if scale is None else g * scale for g in training.parameters(outcome.module)[1]]

@@ -198,6 +198,23 @@ def test_a_signal_during_a_finalizer_ends_the_program(effect: Exception | None, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_effect_of_a_signal_that_a_library_caught_is_the_signal(number: signal.Signals, tmp_path: Path) -> None:
+    """A batch went on, and each export failed because an import was incomplete."""
+
+    def write(error: Exception) -> None:
+        with temporary_folder(tmp_path):
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(number)
+            raise error
+
+    with pytest.raises(KeyboardInterrupt) as found:
+        write(AttributeError("module 'torch._dynamo' has no attribute 'utils'"))
+    assert isinstance(found.value, Terminated) == (number == signal.SIGTERM)
+    with pytest.raises(ValueError, match="another"), temporary_folder(tmp_path):  # no state is left
+        raise ValueError("another error")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_during_a_finalizer_ends_a_command(number: int, code: int) -> None:
     """Also where the command has no temporary folder."""

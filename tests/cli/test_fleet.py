@@ -486,6 +486,11 @@ def test_a_line_that_a_killed_program_left_half_written(tmp_path: Path) -> None:
         path.write_bytes(line + before)
         with expected:
             assert list(last_lines(path)) == ["/d.pt"]
+    path.write_bytes(line.replace(b"d.pt", b"c.pt").strip() + line)  # only the end of the line is missing
+    assert list(last_lines(path)) == ["/c.pt", "/d.pt"]
+    path.write_bytes(line.replace(b"d.pt", b"c.pt").strip() + line.strip()[:-9])
+    with pytest.warns(T7Warning, match="line 1 is"):
+        assert list(last_lines(path)) == ["/c.pt"]
     for text in (b"nonsense\n", b"\0\xff\n", b'{"a": 1}{"source": 1}\n'):
         path.write_bytes(text)
         code, _, err = run(verify_command, path)
