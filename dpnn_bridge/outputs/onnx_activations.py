@@ -60,9 +60,10 @@ class OnnxActivations(TorchFunctionMode):
     """Replaces the activations that ``torch.onnx`` exports inexactly, inside the ``with`` block."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        replaced = _REPLACED.get(func) or _IN_DOUBLE.get(func)
-        precise = (torch.float64,) if func in _IN_DOUBLE else (torch.float32, torch.float64)
-        if replaced is not None and args and args[0].dtype in precise:
+        replaced = _REPLACED.get(func)
+        if func in _IN_DOUBLE and args and args[0].dtype == torch.float64:
+            replaced = _IN_DOUBLE[func]
+        if replaced is not None and args and args[0].is_floating_point():
             given = inspect.signature(replaced).bind(*args, **(kwargs or {})).arguments
             numbers = [value for name, value in given.items() if name != "input"]
             changes = given.get("inplace") or given.get("training")

@@ -29,6 +29,11 @@ def test_values_that_the_example_does_not_contain(layer: nn.Module, dtype: torch
     torch.testing.assert_close(run(tmp_path / "m.onnx", x), layer(x), rtol=tolerance, atol=tolerance)
 
 
+def test_a_logarithm_of_a_sigmoid_in_half_precision(tmp_path: Path) -> None:
+    dpnn_bridge.save(tmp_path / "m.onnx", nn.LogSigmoid(), input=torch.rand(2, 5).half())
+    assert run(tmp_path / "m.onnx", torch.full((2, 5), -30.0).half()).unique().tolist() == [-30]
+
+
 def test_rrelu_in_evaluation_mode(tmp_path: Path) -> None:
     layer = nn.RReLU(0.1, 0.5).eval()
     dpnn_bridge.save(tmp_path / "m.onnx", layer, input=torch.rand(2, 5))
