@@ -21,13 +21,13 @@ import errno
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dpnn_bridge.base.atomic import replacing
 from dpnn_bridge.base.boundary import wrap_errors
+from dpnn_bridge.base.display import listed
 from dpnn_bridge.base.json_text import parse_json
 from dpnn_bridge.base.reading import open_input, retry_eagain
 from dpnn_bridge.base.regular import check_file
@@ -125,7 +125,7 @@ def last_lines(path: Path) -> dict[str, Line]:
     """
     lines, incomplete = _lines(path)
     if incomplete:
-        numbers = ", ".join(str(number) for number in incomplete[:5]) + ", …" * (len(incomplete) > 5)
+        numbers = listed([str(number) for number in incomplete])
         which = f"line {numbers} is" if len(incomplete) == 1 else f"lines {numbers} are"
         advice = "run the conversion again to convert files that the other lines do not list"
         warnings.warn(f"{path}: {which} incomplete and ignored; {advice}", T7Warning, stacklevel=2)
@@ -135,31 +135,42 @@ def last_lines(path: Path) -> dict[str, Line]:
 @wrap_errors(T7FormatError, "reading the manifest")
 def _lines(path: Path) -> tuple[list[Line], list[int]]:
     """Return the lines of a manifest, and the numbers of incomplete lines of killed programs."""
+    lines: list[Line] = []
     incomplete: list[int] = []
-    return list(_parsed(path, incomplete)), incomplete
-
-
-def _parsed(path: Path, incomplete: list[int]) -> Iterator[Line]:
     check_file(path, _MAX_BYTES)
     with open_input(path) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             text = text.strip(b"\0\r\n")  # a machine that crashed may have left zeros instead of a line
             if not text.strip():  # two programs may have ended the same incomplete line
                 continue
-            lines: list[Line] = []
             pieces = _pieces(text)
-            for piece in pieces:
-                try:
-                    lines.append(_parse_line(piece))
-                except (ValueError, RecursionError) as error:
-                    if piece is pieces[-1] and not _is_cut(piece, error):
-                        raise T7FormatError(
-                            f"line {number} is not a manifest line: {error}; remove the line, or name another file",
-                            source=str(path),
-                        ) from error
-            if len(lines) < len(pieces):
+            try:
+                found = _complete(pieces)
+            except (ValueError, RecursionError) as error:
+                raise T7FormatError(
+                    f"line {number} is not a manifest line: {error}; remove the line, or name another file",
+                    source=str(path),
+                ) from error
+            if len(found) < len(pieces):
                 incomplete.append(number)
-            yield from lines
+            lines += found
+    return lines, incomplete
+
+
+def _complete(pieces: list[bytes]) -> list[Line]:
+    """Return the complete objects of a line.
+
+    Raises:
+        ValueError, RecursionError: the last one is damaged, and not only cut.
+    """
+    found = []
+    for piece in pieces:
+        try:
+            found.append(_parse_line(piece))
+        except (ValueError, RecursionError) as error:
+            if piece is pieces[-1] and not _is_cut(piece, error):
+                raise
+    return found
 
 
 def _pieces(text: bytes) -> list[bytes]:
